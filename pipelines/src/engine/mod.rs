@@ -1,0 +1,1 @@
+//! Timely workers, epochs, time, recovery, accounts.

@@ -1,0 +1,77 @@
+//! Topologies, typed and connected, ready to be built: what the engine, the driver and `explain` share.
+
+use crate::expr::StreamSchema;
+use crate::step::Step;
+use quikflow_topics::broker::Projection;
+use quikflow_topics::catalogue::{Catalogue, TopicSpec};
+use std::sync::Arc;
+
+/// Everything that runs.
+pub struct Plan {
+    /// Declared topics, and those that topologies write.
+    pub catalogue: Catalogue,
+    /// In an order in which writers come before readers.
+    pub topologies: Vec<Arc<TopologyPlan>>,
+}
+
+/// One topology.
+pub struct TopologyPlan {
+    /// Unique.
+    pub name: String,
+    /// From the file.
+    pub doc: String,
+    /// The topics read.
+    pub sources: Vec<SourcePlan>,
+    /// Steps; inputs come before those that read them.
+    pub nodes: Vec<NodePlan>,
+    /// Topics written.
+    pub outputs: Vec<OutputPlan>,
+    /// Where late records go, one a source (the source topic's columns); none where no step can be late.
+    pub late: Vec<Option<Arc<TopicSpec>>>,
+}
+
+/// A topic read.
+pub struct SourcePlan {
+    /// The topic.
+    pub topic: Arc<TopicSpec>,
+    /// What is decoded: only what some step needs. `_partition`, `_offset`, `_event_time` come first;
+    /// the engine adds `_watermark` behind them.
+    pub projection: Projection,
+    /// The schema of the rows (with `_watermark`).
+    pub schema: StreamSchema,
+}
+
+/// Where rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Port {
+    /// A source, by index.
+    Source(usize),
+    /// A node's output port.
+    Node {
+        /// Index in `nodes`.
+        node: usize,
+        /// Which of its outputs.
+        port: usize,
+    },
+}
+
+/// A step in its place.
+pub struct NodePlan {
+    /// Unique in the topology; keys the state of stateful steps.
+    pub name: String,
+    /// `filter`, `window`, ….
+    pub kind: &'static str,
+    /// Builds the operator.
+    pub step: Arc<dyn Step>,
+    /// Where its inputs come from.
+    pub inputs: Vec<Port>,
+}
+
+/// A topic written.
+pub struct OutputPlan {
+    /// The topic; rows are turned into its `append_schema`: `_key` from the stream's `_key` column
+    /// (or null), `_event_time` from the row, `_type` from the stream's or `ROW`, fields by name.
+    pub topic: Arc<TopicSpec>,
+    /// What goes there.
+    pub from: Port,
+}

@@ -1,0 +1,2 @@
+//! quikflow
+fn main() {}

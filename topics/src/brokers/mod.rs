@@ -1,0 +1,1 @@
+//! The brokers: one folder each.

@@ -1,0 +1,1 @@
+//! Reads `[topics]`, `[events]` and `[[sink]]` of a declaration file.
