@@ -90,7 +90,9 @@ pub trait Store: Send + Sync {
     /// How far a sink has come.
     async fn progress(&self, sink: &str) -> Result<SinkProgress, StoreError>;
     /// Writes a batch, and `next` with it: durable when it returns. One outcome a row, in order.
-    /// Where some row is `Busy`, `next` is not stored; the runner comes again.
+    /// `next` is stored only when every row is `Written` or `Older`: a rejected row must be a dead
+    /// letter before the offset passes it (R14). Otherwise the good rows are written, and the runner
+    /// comes again with the busy rows, or with none, to store `next`.
     async fn write(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError>;
     /// Forgets a sink's rows and progress (a reset topic's rows are of a new generation).
     async fn clear(&self, sink: &str) -> Result<(), StoreError>;
@@ -171,7 +173,8 @@ pub struct Page {
 /// Documents by key: one channel's messages, one user's notifications, the audit log.
 #[async_trait::async_trait]
 pub trait Documents: Send + Sync {
-    /// One document of `table` by its id.
+    /// One document of `table` by its id: the key's values joined by U+001F, or by `/`. Every document
+    /// names its own id in `_id`.
     async fn get(&self, table: &str, id: &str) -> Result<Option<serde_json::Value>, StoreError>;
     /// Documents of `table` for which every (field, value) holds, newest first by event time.
     async fn list(
@@ -200,11 +203,27 @@ pub trait Search: Send + Sync {
     ) -> Result<Page, StoreError>;
 }
 
-/// Marks a user's notification as read: the one write that the query side has a right to.
+/// A user's notifications: how many are unread; marking one as read is the one write that the query
+/// side has a right to. The notifications themselves are [`Documents`] of the table `notifications`,
+/// each with `read` (bool) and `_id`, which `mark_read` takes.
 #[async_trait::async_trait]
 pub trait NotificationInbox: Send + Sync {
     /// How many unread.
     async fn badge(&self, user: &str) -> Result<u64, StoreError>;
+    /// Marks a notification of `user` as read, durably; again is harmless. False: there is no such
+    /// notification (yet): nothing was marked.
+    async fn mark_read(&self, user: &str, id: &str) -> Result<bool, StoreError>;
+}
+
+/// Which store serves a sink: what the runner asks.
+pub trait StoreSet: Send + Sync {
+    /// The store of a sink.
+    ///
+    /// # Errors
+    /// `Refused` when no store of that name is there; the message says which are.
+    fn store_of(&self, sink: &SinkSpec) -> Result<Arc<dyn Store>, StoreError>;
+    /// All stores, for housekeeping.
+    fn all(&self) -> Vec<Arc<dyn Store>>;
 }
 
 /// The read sides of all stores, as `query-api` gets them.
