@@ -37,7 +37,8 @@ pub struct SourcePlan {
     /// What is decoded: only what some step needs. `_partition`, `_offset`, `_event_time` come first;
     /// the engine adds `_watermark` behind them.
     pub projection: Projection,
-    /// The schema of the rows (with `_watermark`).
+    /// The schema of the rows (with `_watermark`): the origin columns first. Where several sources
+    /// feed one input it is their union, and a column that is not in `projection` is all null.
     pub schema: StreamSchema,
 }
 
@@ -63,11 +64,12 @@ pub struct NodePlan {
     pub kind: &'static str,
     /// Builds the operator.
     pub step: Arc<dyn Step>,
-    /// Where its inputs come from.
-    pub inputs: Vec<Port>,
+    /// Where the rows of each input come from. An input may be fed by several ports (`from` is a
+    /// list): their rows have one schema, and each batch keeps its own `source`.
+    pub inputs: Vec<Vec<Port>>,
 }
 
-/// A topic written.
+/// A topic written. Several ports that write one topic are several of these.
 pub struct OutputPlan {
     /// The topic; rows are turned into its `append_schema`: `_key` from the stream's `_key` column
     /// (or null), `_event_time` from the row, `_type` from the stream's or `ROW`, fields by name.

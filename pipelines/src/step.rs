@@ -23,6 +23,14 @@ pub struct FieldDoc {
 }
 
 /// A kind of step: `filter`, `window`, ….
+///
+/// Two conventions with the parser: a step whose value is a table with a text field `table` reads
+/// that topic as its input 1; of a `branch`, output port i is arm i, and the parser itself reads
+/// `steps` and `to` of each arm.
+///
+/// A topology is planned twice: first over all columns of its sources, to learn what its steps
+/// read, then over those alone. So `plan` has no side effects, and a fingerprint depends on texts
+/// and types, never on a column's place.
 pub struct StepKind {
     /// The field that names it in a step's table.
     pub name: &'static str,
