@@ -241,7 +241,8 @@ pub trait TopicReader: Send {
 pub enum StateKind {
     /// Changes since the previous piece.
     Delta,
-    /// The whole state of this shard: earlier pieces of it are dropped in the same commit.
+    /// The whole state of this shard: earlier pieces of it are dropped in the same commit, or, while
+    /// pieces of another layout are left, in the commit that completes the new one.
     Snapshot,
 }
 
@@ -255,6 +256,10 @@ pub struct StatePiece {
     /// Which worker's share, at the time of writing. A restore reads all shards and keeps the key
     /// groups it owns.
     pub shard: u32,
+    /// How many shards the step had at the time of writing: the layout. A snapshot drops earlier
+    /// pieces of its own shard and layout; pieces of another layout (a restart with more or fewer
+    /// workers) stay until every shard of the new layout has a snapshot, then they go together.
+    pub shards: u32,
     /// Delta or snapshot.
     pub kind: StateKind,
     /// The operator's own encoding.
