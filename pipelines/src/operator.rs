@@ -148,6 +148,24 @@ pub struct EpochTime {
     pub wall_clock: EventTime,
 }
 
+/// What an operator waits for; see [`Keyed::due`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// The watermark at which it has something to do (a window's end + grace); `None`: at none.
+    pub watermark: Option<EventTime>,
+    /// The wall-clock time at which a wait (`max_wait`) is over; `None`: it does not wait.
+    pub wall_clock: Option<EventTime>,
+}
+
+impl Due {
+    /// The earlier of both, each on its own.
+    #[must_use]
+    pub fn earliest(self, other: Due) -> Due {
+        let min = |a: Option<EventTime>, b: Option<EventTime>| a.into_iter().chain(b).min();
+        Due { watermark: min(self.watermark, other.watermark), wall_clock: min(self.wall_clock, other.wall_clock) }
+    }
+}
+
 /// Owns state by key. Call order per epoch: `on_rows`*, `on_epoch_end`, then `delta` or `snapshot`.
 ///
 /// Rows of one epoch arrive sorted by (source, partition, offset) per batch; batches of different
@@ -178,6 +196,12 @@ pub trait Keyed: Send {
     /// # Errors
     /// State that cannot be read.
     fn restore(&mut self, bytes: &[u8], snapshot: bool, owns: &dyn Fn(u32) -> bool) -> Result<(), OperatorError>;
+
+    /// When this operator next has something to do by the passage of time alone: the engine makes
+    /// no epoch without records before that. The default asks for every movement of time.
+    fn due(&self) -> Due {
+        Due { watermark: Some(EventTime::MIN), wall_clock: None }
+    }
 
     /// Records taken in whose fate is still open (joins that wait).
     fn in_flight(&self) -> u64 {
