@@ -1,1 +1,23 @@
-//! The kinds of steps: one file each.
+//! The kinds of steps, one file or folder each: fields, doc with its guarantee, a runnable example,
+//! and the operator.
+//!
+//! To add a kind: a file here, its `KIND` in [`KINDS`]. Nothing else knows the kinds by name.
+
+mod branch;
+mod codec;
+mod common;
+mod explode;
+mod filter;
+mod map;
+mod rekey;
+mod validate;
+
+use crate::step::StepKind;
+
+/// Every kind of step, in the order of the reference.
+pub const KINDS: &[&StepKind] = &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND];
+
+/// The kind of this name.
+pub fn kind(name: &str) -> Option<&'static StepKind> {
+    KINDS.iter().copied().find(|kind| kind.name == name)
+}
