@@ -1,2 +1,17 @@
-//! quikflow
-fn main() {}
+//! `quikflow`: the one binary. The command line and the wiring of the rooms, nothing else.
+
+mod client;
+mod commands;
+mod exit;
+mod generator;
+mod out;
+mod sender;
+mod settings;
+mod table;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quikflow_topics::failpoint::init();
+    commands::main()
+}

@@ -1,0 +1,213 @@
+//! Configuration outside `topologies.toml`: `quikflow.toml` and the environment, which wins.
+//!
+//! A setting `x` is written `x = "…"` in the file and `QUIKFLOW_X` in the environment; a secret also
+//! as `QUIKFLOW_X_FILE`, a file that holds it. Values of secrets never reach a message or a log.
+
+use crate::exit::{Context, Failure};
+use quikflow_topics::diagnostics::closest;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What can be set: name, whether it is a secret, what for.
+pub(crate) const KNOWN: [(&str, bool, &str); 16] = [
+    ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
+    ("mongodb_url", true, "documents; the embedded store when not set"),
+    ("elasticsearch_url", true, "search; the embedded store when not set"),
+    ("clickhouse_url", true, "analytics; the embedded store when not set"),
+    ("redis_url", true, "badges and presence; the embedded store when not set"),
+    ("mysql_url", true, "users and workspaces; the embedded store when not set"),
+    ("mysql_replica_url", true, "reads of users and workspaces"),
+    ("smtp_url", true, "e-mail; the local outbox when not set"),
+    ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
+    ("url", false, "the running process that commands ask"),
+    ("ingest_url", false, "the ingest address that `send` and `demo` use"),
+    ("data", false, "the data directory"),
+    ("topologies", false, "the declaration file"),
+    ("ingest_addr", false, "where ingest listens"),
+    ("query_addr", false, "where the query API listens"),
+    ("workers", false, "timely workers"),
+];
+
+/// Settings in force.
+#[derive(Clone, Default)]
+pub(crate) struct Settings {
+    values: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
+}
+
+impl Settings {
+    /// Reads `quikflow.toml` (or `config`) and the environment.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an unknown setting, a `…_FILE` that cannot be read: exit 2.
+    pub(crate) fn load(config: Option<&Path>) -> Result<Settings, Failure> {
+        let default = PathBuf::from("quikflow.toml");
+        let file = match config {
+            Some(path) => Some(path.to_owned()),
+            None => default.exists().then_some(default),
+        };
+        let text = match &file {
+            Some(path) => std::fs::read_to_string(path).usage(path.display())?,
+            None => String::new(),
+        };
+        let name = file.map_or_else(String::new, |path| path.display().to_string());
+        Settings::from(&name, &text, &|name| std::env::var(name).ok())
+    }
+
+    fn from(file: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Failure> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            // The parser's own picture of the place would show a secret's line.
+            Failure::usage(format!("{file}: {}", e.message().lines().next().unwrap_or("not TOML")))
+        })?;
+        let mut values = BTreeMap::new();
+        for (name, value) in table {
+            let bare = name.strip_suffix("_file").unwrap_or(&name);
+            let Some((_, secret, _)) = KNOWN.iter().find(|(known, ..)| *known == name || *known == bare) else {
+                let hint = closest(&name, KNOWN.map(|(known, ..)| known)).map_or_else(
+                    || format!("available: {}", KNOWN.map(|(known, ..)| known).join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(Failure::usage(format!("{file}: unknown setting `{name}`; {hint}")));
+            };
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                _ => return Err(Failure::usage(format!("{file}: `{name}` is not text or a whole number"))),
+            };
+            if bare != name && *secret {
+                values.insert(bare.to_owned(), read_secret(&name, &text)?);
+            } else if bare != name {
+                return Err(Failure::usage(format!("{file}: `{name}`: only secrets are read from files, write `{bare}`")));
+            } else {
+                values.insert(name, text);
+            }
+        }
+        for (name, secret, _) in KNOWN {
+            let variable = format!("QUIKFLOW_{}", name.to_uppercase());
+            let in_file = if secret { env(&format!("{variable}_FILE")) } else { None };
+            match (env(&variable).filter(|v| !v.is_empty()), in_file.filter(|v| !v.is_empty())) {
+                (Some(_), Some(_)) => {
+                    return Err(Failure::usage(format!("{variable} and {variable}_FILE are both set; unset one of them")));
+                }
+                (Some(value), None) => {
+                    values.insert(name.to_owned(), value);
+                }
+                (None, Some(path)) => {
+                    values.insert(name.to_owned(), read_secret(&format!("{variable}_FILE"), &path)?);
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(Settings { values })
+    }
+
+    /// A setting's value.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The flag's value, else the setting's, else the default.
+    pub(crate) fn or(&self, flag: Option<String>, name: &str, default: &str) -> String {
+        flag.or_else(|| self.get(name).map(str::to_owned)).unwrap_or_else(|| default.to_owned())
+    }
+
+    /// Refuses what was asked for and is not compiled in, naming the Cargo feature.
+    ///
+    /// # Errors
+    /// Exit 2.
+    pub(crate) fn check_components(&self) -> Result<(), Failure> {
+        let missing = |what: &str, setting: &str, feature: &str| {
+            Err(Failure::usage(format!(
+                "{what} is asked for by `{setting}` and is not compiled in: this build has no Cargo feature `{feature}`; \
+                 build with `--features {feature}`, or unset QUIKFLOW_{} to use the embedded one",
+                setting.to_uppercase()
+            )))
+        };
+        match self.get("broker").unwrap_or("embedded") {
+            "embedded" => {}
+            broker if broker.starts_with("kafka://") => return missing("Kafka", "broker", "kafka"),
+            broker if broker.starts_with("fluvio://") => return missing("Fluvio", "broker", "fluvio"),
+            _ => return Err(Failure::usage("`broker` is none of embedded, kafka://host:port,… and fluvio://host:port")),
+        }
+        for (setting, what, feature) in [
+            ("mongodb_url", "MongoDB", "mongodb"),
+            ("elasticsearch_url", "Elasticsearch", "elasticsearch"),
+            ("clickhouse_url", "ClickHouse", "clickhouse"),
+            ("redis_url", "Redis", "redis"),
+            ("mysql_url", "MySQL", "mysql"),
+            ("mysql_replica_url", "MySQL", "mysql"),
+            ("smtp_url", "SMTP", "smtp"),
+        ] {
+            if self.get(setting).is_some() {
+                return missing(what, setting, feature);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_secret(name: &str, path: &str) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path).usage(format!("{name}: {path}"))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let text = "data = \"a\"\nworkers = 3\n";
+        let env = |name: &str| (name == "QUIKFLOW_DATA").then(|| "b".to_owned());
+        let settings = Settings::from("quikflow.toml", text, &env).unwrap();
+        assert_eq!(settings.get("data"), Some("b"));
+        assert_eq!(settings.get("workers"), Some("3"));
+        assert_eq!(settings.or(Some("c".into()), "data", "d"), "c");
+        assert_eq!(settings.or(None, "topologies", "topologies.toml"), "topologies.toml");
+    }
+
+    #[test]
+    fn an_unknown_setting_stops_the_start_and_the_near_one_is_named() {
+        let failure = Settings::from("q.toml", "brokr = \"x\"", &none).unwrap_err();
+        assert_eq!(failure.message, "q.toml: unknown setting `brokr`; did you mean `broker`?");
+        assert_eq!(failure.outcome, crate::exit::Outcome::Usage);
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_never_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "s3cret\n").unwrap();
+        let shown = path.display().to_string();
+        let env = move |name: &str| (name == "QUIKFLOW_TOKEN_FILE").then(|| shown.clone());
+        let settings = Settings::from("", "", &env).unwrap();
+        assert_eq!(settings.get("token"), Some("s3cret"));
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        let broken = Settings::from("q.toml", "token = \"s3cret", &none).unwrap_err();
+        assert!(!broken.message.contains("s3cret"), "{}", broken.message);
+    }
+
+    #[test]
+    fn what_is_not_compiled_in_is_refused_with_its_feature() {
+        for (text, feature) in [
+            ("broker = \"kafka://h:9092\"", "kafka"),
+            ("broker = \"fluvio://h:9003\"", "fluvio"),
+            ("mongodb_url = \"mongodb://u:pw@h\"", "mongodb"),
+            ("redis_url = \"redis://:pw@h\"", "redis"),
+        ] {
+            let failure = Settings::from("q.toml", text, &none).unwrap().check_components().unwrap_err();
+            assert!(failure.message.contains(&format!("`--features {feature}`")), "{}", failure.message);
+            assert!(!failure.message.contains("pw"), "{}", failure.message);
+        }
+        assert!(Settings::from("q.toml", "broker = \"embedded\"", &none).unwrap().check_components().is_ok());
+    }
+}
