@@ -8,6 +8,7 @@
 //! * [`topology`]: the parser of `[[topology]]` and `[[test]]`
 //! * [`plan`]: topologies, typed and connected, ready to be built
 //! * [`engine`]: timely workers, epochs, time, recovery, accounts
+//! * [`memory`]: a log in memory, for the test driver
 //! * [`driver`]: runs a plan in virtual time for `[[test]]` blocks and cases
 //!
 //! **Invariant**: only `engine/` imports timely; operators know no clock and no IO.
@@ -15,6 +16,7 @@
 pub mod driver;
 pub mod engine;
 pub mod expr;
+pub mod memory;
 pub mod operator;
 pub mod plan;
 pub mod step;

@@ -1,0 +1,95 @@
+//! How the rows of all topologies travel: who follows whom, and on which level keyed steps stand.
+//!
+//! Stateless steps run where their rows are. A keyed step stands on the level after the highest one
+//! that feeds it; each level is one timely operator, so rows are exchanged between workers only
+//! where a keyed step needs it, and once.
+
+use crate::plan::{Plan, Port, TopologyPlan};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Who takes the rows of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A step's input.
+    Step {
+        /// Index in the topology's `nodes`.
+        node: usize,
+        /// Which input.
+        input: usize,
+    },
+    /// An output, by index.
+    Output(usize),
+}
+
+/// A port, in an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortKey {
+    /// A source, by index.
+    Source(usize),
+    /// A node's port.
+    Node(usize, usize),
+}
+
+impl From<Port> for PortKey {
+    fn from(port: Port) -> PortKey {
+        match port {
+            Port::Source(index) => PortKey::Source(index),
+            Port::Node { node, port } => PortKey::Node(node, port),
+        }
+    }
+}
+
+/// One topology's connections.
+pub struct TopologyGraph {
+    /// The topology.
+    pub plan: Arc<TopologyPlan>,
+    /// By port; ports that nobody follows are absent.
+    pub followers: BTreeMap<PortKey, Vec<Target>>,
+    /// Of each node: its level when it is keyed (from 1), 0 when it is stateless.
+    pub levels: Vec<usize>,
+}
+
+/// All topologies' connections.
+pub struct Graph {
+    /// In the plan's order.
+    pub topologies: Vec<TopologyGraph>,
+    /// The highest level; 0 without keyed steps.
+    pub levels: usize,
+}
+
+impl Graph {
+    /// Connects the plan; `keyed` says which nodes of a topology own state.
+    pub fn new(plan: &Plan, keyed: &[Vec<bool>]) -> Graph {
+        let topologies: Vec<TopologyGraph> =
+            plan.topologies.iter().zip(keyed).map(|(topology, keyed)| connect(topology, keyed)).collect();
+        let levels = topologies.iter().flat_map(|t| t.levels.iter().copied()).max().unwrap_or(0);
+        Graph { topologies, levels }
+    }
+}
+
+fn connect(plan: &Arc<TopologyPlan>, keyed: &[bool]) -> TopologyGraph {
+    let mut followers: BTreeMap<PortKey, Vec<Target>> = BTreeMap::new();
+    let mut levels = vec![0; plan.nodes.len()];
+    // The highest level on which a node's rows can appear.
+    let mut reach = vec![0; plan.nodes.len()];
+    for (index, node) in plan.nodes.iter().enumerate() {
+        let mut highest = 0;
+        for (input, ports) in node.inputs.iter().enumerate() {
+            for port in ports {
+                followers.entry((*port).into()).or_default().push(Target::Step { node: index, input });
+                if let Port::Node { node, .. } = port {
+                    highest = highest.max(reach[*node]);
+                }
+            }
+        }
+        reach[index] = highest + usize::from(keyed[index]);
+        if keyed[index] {
+            levels[index] = reach[index];
+        }
+    }
+    for (index, output) in plan.outputs.iter().enumerate() {
+        followers.entry(output.from.into()).or_default().push(Target::Output(index));
+    }
+    TopologyGraph { plan: plan.clone(), followers, levels }
+}

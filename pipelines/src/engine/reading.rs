@@ -1,0 +1,105 @@
+//! Which columns of a topic are decoded, once for all topologies that read it together.
+
+use super::EngineError;
+use super::graph::Graph;
+use super::time::watermark_column;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, new_null_array};
+use arrow::datatypes::SchemaRef;
+use quikflow_topics::broker::{Projection, Slice};
+use quikflow_topics::catalogue::TopicSpec;
+use quikflow_topics::ids::EventTime;
+use quikflow_topics::schema::{EVENT_TIME, WATERMARK};
+use std::sync::Arc;
+
+/// A topology's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index in the plan.
+    pub topology: usize,
+    /// Index in the topology's sources.
+    pub source: usize,
+}
+
+/// Where a column of a member's rows comes from.
+enum Column {
+    Decoded(usize),
+    Watermark,
+    Null,
+}
+
+/// The readers of a topic that stand at the same place.
+pub struct Reading {
+    /// The topic.
+    pub topic: Arc<TopicSpec>,
+    /// Who reads.
+    pub members: Vec<Member>,
+    projection: Projection,
+    event_time: usize,
+    columns: Vec<(SchemaRef, Vec<Column>)>,
+}
+
+impl Reading {
+    /// The union of what `members` need of `topic`.
+    pub fn new(graph: &Graph, topic: &Arc<TopicSpec>, members: Vec<Member>) -> Reading {
+        let mut names: Vec<&str> = vec![EVENT_TIME];
+        for member in &members {
+            for name in &graph.topologies[member.topology].plan.sources[member.source].projection.columns {
+                if !names.contains(&name.as_str()) {
+                    names.push(name);
+                }
+            }
+        }
+        let projection = Projection::of(topic, &names);
+        let columns = members
+            .iter()
+            .map(|member| {
+                let source = &graph.topologies[member.topology].plan.sources[member.source];
+                let schema = source.schema.arrow.clone();
+                let columns = schema.fields().iter().map(|field| {
+                    if field.name() == WATERMARK {
+                        return Column::Watermark;
+                    }
+                    let decoded = projection.columns.iter().position(|name| name == field.name());
+                    decoded.filter(|_| source.projection.columns.contains(field.name())).map_or(Column::Null, Column::Decoded)
+                });
+                let columns = columns.collect();
+                (schema, columns)
+            })
+            .collect();
+        let event_time = projection.columns.iter().position(|name| name == EVENT_TIME).unwrap_or(0);
+        Reading { topic: topic.clone(), members, projection, event_time, columns }
+    }
+
+    /// Decodes a slice once, and yields each member's rows with their `_watermark` (R1). `starts`
+    /// is by member; members that stand at the same time share the column.
+    ///
+    /// # Errors
+    /// A damaged slice; columns that do not fit the plan.
+    pub fn decode(&self, slice: &dyn Slice, starts: &[Arc<Vec<EventTime>>]) -> Result<Vec<(Member, RecordBatch)>, EngineError> {
+        let batch = slice.decode(&self.projection)?;
+        let rows = batch.num_rows();
+        let times = batch.column(self.event_time).as_any().downcast_ref::<TimestampMicrosecondArray>();
+        let times = times.ok_or_else(|| EngineError::Internal(format!("topic `{}` has event times of another type", self.topic.name)))?;
+        let mut made: Option<(&Arc<Vec<EventTime>>, ArrayRef)> = None;
+        let mut read = Vec::with_capacity(self.members.len());
+        for ((member, (schema, columns)), starts) in self.members.iter().zip(&self.columns).zip(starts) {
+            let watermark = match &made {
+                Some((of, column)) if *of == starts => column.clone(),
+                _ => {
+                    let column = watermark_column(slice.parts(), starts, times.values(), self.topic.disorder);
+                    let column: ArrayRef = Arc::new(Int64Array::from(column));
+                    made = Some((starts, column.clone()));
+                    column
+                }
+            };
+            let columns = columns.iter().zip(schema.fields()).map(|(column, field)| match column {
+                Column::Decoded(index) => batch.column(*index).clone(),
+                Column::Watermark => watermark.clone(),
+                Column::Null => new_null_array(field.data_type(), rows),
+            });
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            read.push((*member, RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?));
+        }
+        Ok(read)
+    }
+}

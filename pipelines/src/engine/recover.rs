@@ -1,0 +1,88 @@
+//! What the last committed epoch left, and whether the plan may go on from it (R12).
+
+use super::EngineError;
+use super::books::TopologyBooks;
+use super::time::TopologyTime;
+use crate::plan::{Plan, TopologyPlan};
+use quikflow_topics::broker::{Broker, TopologyState};
+use quikflow_topics::catalogue::TopicSpec;
+use quikflow_topics::ids::Epoch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Meta values of a topology.
+pub mod meta {
+    /// [`super::TopologyTime`] (R4).
+    pub const TIME: &str = "time";
+    /// [`super::TopologyBooks`] (R20).
+    pub const BOOKS: &str = "books";
+    /// Name of each stateful step → what its state depends on (R12).
+    pub const FINGERPRINT: &str = "fingerprint";
+}
+
+/// What the engine starts from.
+pub struct Recovered {
+    /// The last committed epoch.
+    pub epoch: Epoch,
+    /// By topology: pieces of state.
+    pub states: Vec<TopologyState>,
+    /// By topology.
+    pub times: Vec<TopologyTime>,
+    /// By topology.
+    pub books: Vec<TopologyBooks>,
+}
+
+/// What a topology's stored state depends on: by the names of its stateful steps.
+pub fn fingerprint(plan: &TopologyPlan) -> BTreeMap<String, String> {
+    plan.nodes.iter().filter_map(|node| Some((node.name.clone(), node.step.fingerprint()?))).collect()
+}
+
+/// Reads what every topology of the plan left behind; a topology without a trace starts anew.
+///
+/// # Errors
+/// [`EngineError::Incompatible`] when a stateful step was changed, added to or taken from a topology
+/// that has run; what cannot be read.
+pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, EngineError> {
+    let mut recovered = Recovered { epoch: broker.last_epoch()?, states: Vec::new(), times: Vec::new(), books: Vec::new() };
+    for topology in &plan.topologies {
+        let state = broker.topology_state(&topology.name)?;
+        let topics: Vec<&TopicSpec> = topology.sources.iter().map(|source| source.topic.as_ref()).collect();
+        let stored = |what: &'static str| {
+            move |error: serde_json::Error| EngineError::Stored {
+                topology: topology.name.clone(),
+                what,
+                message: error.to_string(),
+            }
+        };
+        if let Some(bytes) = state.meta.get(meta::FINGERPRINT) {
+            let before: BTreeMap<String, String> = serde_json::from_slice(bytes).map_err(stored(meta::FINGERPRINT))?;
+            compare(topology, &before)?;
+        }
+        recovered.times.push(match state.meta.get(meta::TIME) {
+            Some(bytes) => TopologyTime::restore(bytes, &topics).map_err(stored(meta::TIME))?,
+            None => TopologyTime::new(&topics),
+        });
+        recovered.books.push(match state.meta.get(meta::BOOKS) {
+            Some(bytes) => TopologyBooks::restore(bytes, topology).map_err(stored(meta::BOOKS))?,
+            None => TopologyBooks::new(topology),
+        });
+        recovered.states.push(state);
+    }
+    Ok(recovered)
+}
+
+fn compare(topology: &TopologyPlan, before: &BTreeMap<String, String>) -> Result<(), EngineError> {
+    let now = fingerprint(topology);
+    let refuse = |what: String| EngineError::Incompatible { topology: topology.name.clone(), what };
+    for (step, text) in before {
+        match now.get(step) {
+            None => return Err(refuse(format!("stateful step `{step}` is gone"))),
+            Some(other) if other != text => return Err(refuse(format!("step `{step}` was `{text}` and is now `{other}`"))),
+            Some(_) => {}
+        }
+    }
+    match now.keys().find(|step| !before.contains_key(*step)) {
+        Some(step) => Err(refuse(format!("stateful step `{step}` is new"))),
+        None => Ok(()),
+    }
+}
