@@ -257,9 +257,27 @@ pub(crate) fn has(stream: &StreamSchema, name: &str) -> bool {
     stream.arrow.index_of(name).is_ok()
 }
 
-/// An expression's text with its white space made even, for fingerprints (R12): layout is no change.
+/// An expression's text with its white space outside of quotes made even, for fingerprints (R12):
+/// layout is no change.
 pub(crate) fn even(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut out = String::with_capacity(text.len());
+    let mut quote = None;
+    for c in text.trim().chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if c == '\'' || c == '"' => quote = Some(c),
+            None if c.is_whitespace() => {
+                if !out.ends_with(' ') {
+                    out.push(' ');
+                }
+                continue;
+            }
+            None => {}
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// A length of time in microseconds.
@@ -296,22 +314,22 @@ impl Mistakes {
     }
 
     /// A field that may be absent.
-    pub(crate) fn optional<T>(
+    pub(crate) fn optional<'t, T>(
         &mut self,
-        table: &Table,
+        table: &'t Table,
         name: &str,
-        read: impl FnOnce(&Node) -> Result<T, Diagnostic>,
+        read: impl FnOnce(&'t Node) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         let node = table.get(name)?;
         self.ok(read(node))
     }
 
     /// A field that must be there.
-    pub(crate) fn required<T>(
+    pub(crate) fn required<'t, T>(
         &mut self,
-        table: &Table,
+        table: &'t Table,
         name: &str,
-        read: impl FnOnce(&Node) -> Result<T, Diagnostic>,
+        read: impl FnOnce(&'t Node) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         let result = table.require(name).and_then(read);
         self.ok(result)
@@ -333,11 +351,5 @@ impl Mistakes {
 /// # Errors
 /// As [`Expr::compile`], and any other type.
 pub(crate) fn condition(ctx: &StepContext<'_>, input: usize, node: &Node) -> Result<Expr, Diagnostic> {
-    let expr = ctx.expr_on(input, node)?;
-    match expr.data_type {
-        DataType::Boolean => Ok(expr),
-        ref other => Err(node
-            .error(format!("a condition must be true or false, this is {other}"))
-            .help("compare it with something, such as `x = 'a'` or `x > 0`")),
-    }
+    Expr::compile_bool(node, &ctx.inputs[input])
 }

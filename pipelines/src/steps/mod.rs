@@ -3,19 +3,24 @@
 //!
 //! To add a kind: a file here, its `KIND` in [`KINDS`]. Nothing else knows the kinds by name.
 
+mod accumulators;
 mod branch;
 mod codec;
 mod common;
 mod explode;
 mod filter;
+mod keys;
 mod map;
 mod rekey;
+#[cfg(test)]
+mod testing;
 mod validate;
+mod window;
 
 use crate::step::StepKind;
 
 /// Every kind of step, in the order of the reference.
-pub const KINDS: &[&StepKind] = &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND];
+pub const KINDS: &[&StepKind] = &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND, &window::KIND];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static StepKind> {
