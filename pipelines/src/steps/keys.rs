@@ -216,9 +216,7 @@ impl Builder {
                     let floats = values.into_iter().map(|value| value.map(|v| f64::from_bits(v as u64)));
                     Arc::new(floats.collect::<Float64Array>())
                 }
-                DataType::Timestamp(_, zone) => {
-                    Arc::new(TimestampMicrosecondArray::from(values).with_timezone_opt(zone.clone()))
-                }
+                DataType::Timestamp(_, zone) => Arc::new(TimestampMicrosecondArray::from(values).with_timezone_opt(zone.clone())),
                 _ => Arc::new(Int64Array::from(values)),
             },
         }

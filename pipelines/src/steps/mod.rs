@@ -20,7 +20,8 @@ mod window;
 use crate::step::StepKind;
 
 /// Every kind of step, in the order of the reference.
-pub const KINDS: &[&StepKind] = &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND, &window::KIND];
+pub const KINDS: &[&StepKind] =
+    &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND, &window::KIND];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static StepKind> {

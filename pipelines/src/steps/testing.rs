@@ -127,7 +127,10 @@ pub(crate) fn rows_of(batch: &RecordBatch) -> Vec<String> {
     let row = |row: usize| {
         let cells = schema.fields().iter().zip(batch.columns()).skip(4);
         let cells = cells.filter(|(_, column)| column.is_valid(row));
-        cells.map(|(field, column)| format!("{}={}", field.name(), array_value_to_string(column, row).unwrap())).collect::<Vec<_>>().join(" ")
+        cells
+            .map(|(field, column)| format!("{}={}", field.name(), array_value_to_string(column, row).unwrap()))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     (0..batch.num_rows()).map(row).collect()
 }
@@ -256,7 +259,12 @@ impl Shards {
     /// Ends the epoch with this watermark of every source, and writes the state.
     pub(crate) fn end(&mut self, watermark: i64) -> Vec<String> {
         let wall_clock = EventTime(0);
-        self.end_at(EpochTime { epoch: Epoch(0), watermark: EventTime(watermark), sources: vec![EventTime(watermark); 2], wall_clock })
+        self.end_at(EpochTime {
+            epoch: Epoch(0),
+            watermark: EventTime(watermark),
+            sources: vec![EventTime(watermark); 2],
+            wall_clock,
+        })
     }
 
     /// The same with all of the time given, but for the epoch's number.

@@ -87,7 +87,8 @@ impl Accumulator for Ends {
             let mut cell = None;
             if from.byte()? == 1 {
                 let time = from.int()?;
-                let small = |value: u64, from: &Reader<'_>| u32::try_from(value).map_err(|_| from.error("a number is out of range"));
+                let small =
+                    |value: u64, from: &Reader<'_>| u32::try_from(value).map_err(|_| from.error("a number is out of range"));
                 let source = from.uint()?;
                 let source = small(source, from)?;
                 let partition = from.uint()?;

@@ -1,9 +1,7 @@
 //! `min` and `max`.
 
 use super::{Accumulator, CodecError, NO_SLOT, Reader, Touch, Writer, unexpected};
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::DataType;
 use std::sync::Arc;
 

@@ -1,8 +1,6 @@
 //! What the aggregates of a window need, and who computes them.
 
-use super::super::accumulators::{
-    Accumulator, ApproxDistinct, Count, Distinct, Ends, FloatSum, IntSum, Percentile, extreme,
-};
+use super::super::accumulators::{Accumulator, ApproxDistinct, Count, Distinct, Ends, FloatSum, IntSum, Percentile, extreme};
 use super::super::keys::{KeyCodec, can_be_key};
 use super::prepare::{Argument, Form};
 use crate::expr::{AggregateCall, Expr};
@@ -90,7 +88,8 @@ impl Planned {
                 match call.args.get(1) {
                     None => Function::Percentile(0.5),
                     Some(fraction) => Function::Percentile(constant_fraction(fraction).ok_or_else(|| {
-                        node.error("the percentile must be a constant from 0 to 1").help("such as approx_percentile_cont(x, 0.95)")
+                        node.error("the percentile must be a constant from 0 to 1")
+                            .help("such as approx_percentile_cont(x, 0.95)")
                     })?),
                 }
             }
@@ -129,7 +128,9 @@ impl Planned {
             Function::IntSum { .. } => "exact; 32 bytes a group".to_owned(),
             Function::FloatSum { .. } => "exact in any order; 48 bytes a group".to_owned(),
             Function::Extreme { .. } => "exact; 16 bytes a group".to_owned(),
-            Function::Percentile(_) => "relative error at most 1 %; 24 bytes a group, 16 for each further part of the scale".to_owned(),
+            Function::Percentile(_) => {
+                "relative error at most 1 %; 24 bytes a group, 16 for each further part of the scale".to_owned()
+            }
             Function::Ends { .. } => "exact, by event time; 40 bytes a group and the value".to_owned(),
         }
     }

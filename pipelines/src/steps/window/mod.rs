@@ -58,8 +58,18 @@ pub(crate) static KIND: StepKind = StepKind {
             required: true,
             doc: "`tumbling`: the size; `grace`: how long after its end a window takes late-comers (0 if not given); `offset`: moves the windows' starts (\"-1h\" moves them back).",
         },
-        FieldDoc { name: "group_by", ty: "table<sql>", required: false, doc: "The group columns; without them all records are one group." },
-        FieldDoc { name: "aggregate", ty: "table<sql>", required: true, doc: "The aggregate columns, each one call such as `count(*)`." },
+        FieldDoc {
+            name: "group_by",
+            ty: "table<sql>",
+            required: false,
+            doc: "The group columns; without them all records are one group.",
+        },
+        FieldDoc {
+            name: "aggregate",
+            ty: "table<sql>",
+            required: true,
+            doc: "The aggregate columns, each one call such as `count(*)`.",
+        },
     ],
     example: r#"
 [[topology]]
@@ -127,7 +137,9 @@ fn columns<'a>(
     for (name, span, _) in &table.entries {
         let mistake = match column_name(name) {
             Err(message) => Some(message),
-            Ok(()) if names.contains(name) => Some(format!("the column `{name}` is there twice (a window writes {})", OWN.join(", "))),
+            Ok(()) if names.contains(name) => {
+                Some(format!("the column `{name}` is there twice (a window writes {})", OWN.join(", ")))
+            }
             Ok(()) => None,
         };
         if let Some(message) = mistake {
@@ -223,13 +235,17 @@ impl Step for WindowStep {
         let Windows { size, offset, grace } = self.windows;
         let sign = if offset < 0 { "-" } else { "" };
         let shift = if offset == 0 { String::new() } else { format!(", starting {sign}{} off the hour", length(offset)) };
-        let mut lines = vec![format!("tumbling windows of {} by event time{shift}; closed {} after their end", length(size), length(grace))];
+        let mut lines =
+            vec![format!("tumbling windows of {} by event time{shift}; closed {} after their end", length(size), length(grace))];
         match self.groups.is_empty() {
             true => lines.push("one group: one worker does all of it".to_owned()),
-            false => lines.extend(self.groups.iter().map(|(name, expr)| format!("key {name} = {} ({})", expr.text, expr.data_type))),
+            false => {
+                lines.extend(self.groups.iter().map(|(name, expr)| format!("key {name} = {} ({})", expr.text, expr.data_type)))
+            }
         }
         lines.extend(self.calls.planned.iter().map(|call| format!("{} = {}: {}", call.name, call.call.text, call.cost())));
-        lines.push("emits changed groups at each epoch's end, and each group once more when its window closes (final)".to_owned());
+        lines
+            .push("emits changed groups at each epoch's end, and each group once more when its window closes (final)".to_owned());
         lines
     }
 }

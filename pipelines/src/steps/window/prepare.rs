@@ -130,4 +130,3 @@ impl Stateless for Prepare {
         Ok(())
     }
 }
-

@@ -11,12 +11,16 @@ const ACTIVITY: &str = r#"{ window = { tumbling = "1m", grace = "30s" }, group_b
 
 #[test]
 fn r7_changed_groups_are_emitted_once_an_epoch_and_final_ones_when_the_window_closes() {
-    let step = plan(r#"{ window = { tumbling = "1m", grace = "30s" }, group_by = { who = "payload.a" }, aggregate = { messages = "count(*)" }, name = "w" }"#);
+    let step = plan(
+        r#"{ window = { tumbling = "1m", grace = "30s" }, group_by = { who = "payload.a" }, aggregate = { messages = "count(*)" }, name = "w" }"#,
+    );
     let mut shards = Shards::new(step.as_ref(), 1);
     shards.events(&[event(0, 1, "u1"), event(1, 2, "u1")]);
     shards.events(&[event(2, 59, "u1"), event(3, 60, "u1")]);
     let row = |start: &str, end: &str, n: u32, last: bool, epoch: u32| {
-        format!("_key=u1 window_start=1970-01-01T00:{start}Z window_end=1970-01-01T00:{end}Z who=u1 messages={n} final={last} epoch={epoch}")
+        format!(
+            "_key=u1 window_start=1970-01-01T00:{start}Z window_end=1970-01-01T00:{end}Z who=u1 messages={n} final={last} epoch={epoch}"
+        )
     };
     assert_eq!(shards.end(60 * SECOND), [row("00:00", "01:00", 3, false, 1), row("01:00", "02:00", 1, false, 1)]);
     assert!(shards.end(89 * SECOND).is_empty(), "nothing has changed");
@@ -51,17 +55,27 @@ fn tumbling_sums_and_offsets_agree_with_flinks_documentation() {
     // Facts from apache/flink, docs/content/docs/dev/table/sql/queries/window-tvf.md (Apache-2.0).
     let prices = [(5, 4.0), (7, 2.0), (9, 5.0), (11, 3.0), (13, 1.0), (17, 6.0)];
     let midnight = 1_586_937_600 * SECOND; // 2020-04-15T08:00:00Z
-    for (offset, expected) in [("0s", [("08:00", "08:10", 11.0), ("08:10", "08:20", 10.0)]), ("1m", [("08:01", "08:11", 11.0), ("08:11", "08:21", 10.0)])] {
+    for (offset, expected) in [
+        ("0s", [("08:00", "08:10", 11.0), ("08:10", "08:20", 10.0)]),
+        ("1m", [("08:01", "08:11", 11.0), ("08:11", "08:21", 10.0)]),
+    ] {
         let step = plan(&format!(
             r#"{{ window = {{ tumbling = "10m", offset = "{offset}" }}, aggregate = {{ price = "sum(payload.x)" }}, name = "w" }}"#
         ));
         let mut shards = Shards::new(step.as_ref(), 1);
-        let bids: Vec<Event> = (0..).zip(prices).map(|(i, (minute, x))| Event { at: midnight + minute * 60 * SECOND, x: Some(x), ..event(i, 0, "a") }).collect();
+        let bids: Vec<Event> = (0..)
+            .zip(prices)
+            .map(|(i, (minute, x))| Event { at: midnight + minute * 60 * SECOND, x: Some(x), ..event(i, 0, "a") })
+            .collect();
         shards.events(&bids);
         let rows = shards.end(i64::MAX);
         let wanted: Vec<String> = expected
             .iter()
-            .map(|(start, end, sum)| format!("_key= window_start=2020-04-15T{start}:00Z window_end=2020-04-15T{end}:00Z price={sum:?} final=true epoch=1"))
+            .map(|(start, end, sum)| {
+                format!(
+                    "_key= window_start=2020-04-15T{start}:00Z window_end=2020-04-15T{end}:00Z price={sum:?} final=true epoch=1"
+                )
+            })
             .collect();
         assert_eq!(rows, wanted);
     }
@@ -70,9 +84,19 @@ fn tumbling_sums_and_offsets_agree_with_flinks_documentation() {
 #[test]
 fn window_starts_with_an_offset_agree_with_flinks_documentation() {
     let at = 1_625_011_204 * SECOND; // 2021-06-30T00:00:04Z
-    let cases = [("-16m", "29T23:54"), ("-6m", "29T23:54"), ("-4m", "29T23:56"), ("0m", "30T00:00"), ("4m", "29T23:54"), ("6m", "29T23:56"), ("16m", "29T23:56")];
+    let cases = [
+        ("-16m", "29T23:54"),
+        ("-6m", "29T23:54"),
+        ("-4m", "29T23:56"),
+        ("0m", "30T00:00"),
+        ("4m", "29T23:54"),
+        ("6m", "29T23:56"),
+        ("16m", "29T23:56"),
+    ];
     for (offset, start) in cases {
-        let step = plan(&format!(r#"{{ window = {{ tumbling = "10m", offset = "{offset}" }}, aggregate = {{ n = "count(*)" }}, name = "w" }}"#));
+        let step = plan(&format!(
+            r#"{{ window = {{ tumbling = "10m", offset = "{offset}" }}, aggregate = {{ n = "count(*)" }}, name = "w" }}"#
+        ));
         let mut shards = Shards::new(step.as_ref(), 1);
         shards.events(&[Event { at, ..event(0, 0, "a") }]);
         let rows = shards.end(i64::MAX);
@@ -89,17 +113,24 @@ fn a_failing_argument_kills_its_record_only() {
     let rows = shards.end(i64::MAX);
     assert!(rows[0].contains(" n=12 "), "{}", rows[0]);
     assert_eq!(shards.dead.len(), 1);
-    assert_eq!((shards.dead[0].offset.0, shards.dead[0].cause, shards.dead[0].code.as_str()), (1, "expression", "divide_by_zero"));
+    assert_eq!(
+        (shards.dead[0].offset.0, shards.dead[0].cause, shards.dead[0].code.as_str()),
+        (1, "expression", "divide_by_zero")
+    );
 }
 
 #[test]
 fn mistakes_say_what_is_there() {
-    let bad = |aggregate: &str| mistakes(&format!(r#"{{ window = {{ tumbling = "1m" }}, aggregate = {{ n = "{aggregate}" }}, name = "w" }}"#));
+    let bad = |aggregate: &str| {
+        mistakes(&format!(r#"{{ window = {{ tumbling = "1m" }}, aggregate = {{ n = "{aggregate}" }}, name = "w" }}"#))
+    };
     assert!(bad("stddev(payload.n)").contains("available: count, count(distinct"), "{}", bad("stddev(payload.n)"));
     assert!(bad("sum(payload.a)").contains("`sum` needs a number"), "{}", bad("sum(payload.a)"));
     assert!(bad("sum(distinct payload.n)").contains("only count takes distinct"));
     assert!(bad("approx_percentile_cont(payload.n, payload.x)").contains("constant from 0 to 1"));
-    let twice = mistakes(r#"{ window = { tumbling = "1m" }, group_by = { epoch = "payload.a" }, aggregate = { n = "count(*)" }, name = "w" }"#);
+    let twice = mistakes(
+        r#"{ window = { tumbling = "1m" }, group_by = { epoch = "payload.a" }, aggregate = { n = "count(*)" }, name = "w" }"#,
+    );
     assert!(twice.contains("`epoch` is there twice"), "{twice}");
     let hopping = mistakes(r#"{ window = { hopping = "1m" }, aggregate = { n = "count(*)" }, name = "w" }"#);
     assert!(hopping.contains("unknown field `hopping`") && hopping.contains("available: tumbling"), "{hopping}");
@@ -108,7 +139,9 @@ fn mistakes_say_what_is_there() {
 #[test]
 fn r12_the_fingerprint_is_of_what_the_state_means() {
     let print = |window: &str, sum: &str| {
-        let text = format!(r#"{{ window = {{ {window} }}, group_by = {{ who = "payload.a" }}, aggregate = {{ n = "{sum}" }}, name = "w" }}"#);
+        let text = format!(
+            r#"{{ window = {{ {window} }}, group_by = {{ who = "payload.a" }}, aggregate = {{ n = "{sum}" }}, name = "w" }}"#
+        );
         plan(&text).fingerprint().unwrap()
     };
     let first = print(r#"tumbling = "1m", grace = "30s""#, "sum(payload.n)");
