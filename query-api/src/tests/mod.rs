@@ -1,0 +1,1 @@
+//! Tests over the whole router, with stores in memory.
