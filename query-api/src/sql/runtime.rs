@@ -15,8 +15,6 @@ use tokio::task::AbortHandle;
 
 /// The stack of a query thread: planning recurses as deep as an expression is long.
 const STACK: usize = 64 << 20;
-/// How much nicer than the rest of the process a query thread is (Linux: a thread has its own).
-const NICE: i32 = 10;
 /// Views that are read at once, and that wait.
 const VIEWS: (usize, usize) = (4, 64);
 /// Pieces of an answer that wait for a slow reader.
@@ -90,7 +88,7 @@ impl QueryRuntime {
             .thread_name("query")
             .thread_stack_size(STACK)
             .on_thread_start(|| {
-                if let Err(error) = rustix::process::nice(NICE) {
+                if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
                     tracing::debug!(%error, "query threads keep the priority of the process");
                 }
             })
