@@ -36,4 +36,4 @@ mod tests;
 pub use decode::{Decoded, Decoder, Limits, Reject};
 pub use encode::{EncodeError, Encoder};
 pub use fault::{Code, Fault};
-pub use text::{canonical, write_string};
+pub use text::{RawMember, canonical, members, write_string};

@@ -13,9 +13,13 @@ pub(super) fn unescaped(raw: &str) -> String {
 /// Appends the text of a string's inside whose escapes the scanner has found right.
 pub(super) fn unescape_into(raw: &str, out: &mut String) {
     let mut rest = raw;
-    while let Some(at) = memchr(b'\\', rest.as_bytes()) {
-        let (plain, escape) = rest.split_at(at);
+    loop {
+        // Only a backslash can end a run here: the scanner has refused the rest.
+        let (plain, escape) = rest.split_at(plain_end(rest.as_bytes(), 0));
         out.push_str(plain);
+        if escape.is_empty() {
+            return;
+        }
         let mut used = 2;
         match escape.as_bytes().get(1) {
             Some(b'b') => out.push('\u{8}'),
@@ -37,16 +41,10 @@ pub(super) fn unescape_into(raw: &str, out: &mut String) {
         }
         rest = escape.get(used..).unwrap_or_default();
     }
-    out.push_str(rest);
 }
 
 fn hex(escape: &str, at: usize) -> u32 {
     escape.get(at..at + 4).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
-}
-
-#[inline]
-fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
-    memchr::memchr(byte, bytes)
 }
 
 /// Appends `text` as a JSON string, quotes and all, in canonical form.
@@ -146,4 +144,24 @@ pub fn canonical(json: &str) -> Result<String, Fault> {
     let mut out = String::with_capacity(json.len());
     write_value(json, &value, &mut out);
     Ok(out)
+}
+
+/// A member of an object: its name's text, and its value as it was written.
+pub type RawMember<'a> = (std::borrow::Cow<'a, str>, &'a str);
+
+/// The members of the object `json`: what wraps an event can be taken off without reading the event.
+///
+/// # Errors
+/// Not JSON, not an object, nested deeper than `max_depth`, or a name twice in an object.
+pub fn members(json: &str, max_depth: usize) -> Result<Vec<RawMember<'_>>, Fault> {
+    let mut names = Vec::new();
+    let mut members = Vec::new();
+    let mut scanner = Scanner::new(json, max_depth.min(128), &mut names);
+    let crossed = scanner.members(1, &mut members).and_then(|_| scanner.end());
+    crossed.map_err(|trouble| trouble.into_fault())?;
+    let raw = |value: &Value| match value.kind {
+        Kind::Text { .. } => json.get(value.start - 1..value.end + 1).unwrap_or_default(),
+        _ => value.raw(json),
+    };
+    Ok(members.iter().map(|m| (m.name.text(json), raw(&m.value))).collect())
 }

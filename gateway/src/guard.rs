@@ -1,0 +1,120 @@
+//! The layer in front of every route.
+//!
+//! With a token set, each request has to carry it, from loopback too, except `/health/*`.
+//!
+//! Without one only loopback is served, and anyone at this machine may pass; but a browser at this
+//! machine also runs pages of strangers. So a request is refused that a page of another origin sent
+//! (`Origin`, `Sec-Fetch-Site`), and one whose `Host` is not a local name: a stranger's name that
+//! was made to point to 127.0.0.1 (DNS rebinding) still stands in `Host`.
+
+use crate::auth::{Auth, Principal};
+use crate::problem::Problem;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+
+/// Puts the guard in front of all routes of `router`. Handlers find a [`Principal`] among the
+/// request's extensions.
+pub fn guard(router: Router, auth: Arc<Auth>) -> Router {
+    router.layer(from_fn_with_state(auth, check))
+}
+
+async fn check(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/health/") {
+        return next.run(request).await;
+    }
+    let headers = request.headers();
+    let principal = if auth.required() {
+        let given = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        if !auth.admits(given) {
+            let detail = "send the server's token: `Authorization: Bearer …` (QUIKFLOW_TOKEN)";
+            let mut refused = Problem::new(401, "unauthorized", "a token is needed").detail(detail).into_response();
+            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return refused;
+        }
+        Principal("token".to_owned())
+    } else {
+        if let Some(why) = foreign(headers) {
+            return Problem::new(403, "foreign_origin", "not from another site").detail(why).into_response();
+        }
+        Principal::default()
+    };
+    request.extensions_mut().insert(principal);
+    next.run(request).await
+}
+
+/// Why a request to an open loopback door is not this machine's own.
+fn foreign(headers: &HeaderMap) -> Option<&'static str> {
+    let text = |value: &HeaderValue| value.to_str().map(str::to_ascii_lowercase).unwrap_or_default();
+    let host = headers.get(HOST).map(text);
+    if host.as_deref().is_some_and(|host| !local_name(host)) {
+        return Some("the host is not localhost, 127.0.0.1 or [::1]; set a token to serve other names");
+    }
+    if let Some(origin) = headers.get(ORIGIN).map(text) {
+        let own = host.as_deref().is_some_and(|host| origin.strip_prefix("http://") == Some(host));
+        return (!own).then_some("the page that sent it belongs to another origin");
+    }
+    let site = headers.get("sec-fetch-site").map(text);
+    let mode = headers.get("sec-fetch-mode").map(text);
+    let foreign_site = matches!(site.as_deref(), Some("cross-site" | "same-site"));
+    // Following a link to a page of ours is no harm: it answers to the reader alone.
+    (foreign_site && mode.as_deref() != Some("navigate")).then_some("the page that sent it belongs to another site")
+}
+
+/// `localhost`, `*.localhost` and loopback addresses, with or without a port.
+fn local_name(host: &str) -> bool {
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.split(']').next().unwrap_or_default();
+        return address.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    async fn status(auth: Auth, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let routes = Router::new().route("/x", get(|| async { "ok" })).route("/health/live", get(|| async { "ok" }));
+        let mut request = Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        guard(routes, Arc::new(auth)).oneshot(request).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn with_a_token_every_route_but_health_asks_for_it() {
+        let auth = || Auth::with_token("0123456789abcdef", "QUIKFLOW_TOKEN").unwrap();
+        assert_eq!(status(auth(), "/x", &[]).await, 401);
+        assert_eq!(status(auth(), "/x", &[("authorization", "Bearer 0123456789abcdeF")]).await, 401);
+        assert_eq!(status(auth(), "/x", &[("authorization", "Bearer 0123456789abcdef")]).await, 200);
+        assert_eq!(status(auth(), "/health/live", &[]).await, 200);
+        assert_eq!(status(auth(), "/healthy", &[]).await, 401);
+    }
+
+    #[tokio::test]
+    async fn an_open_door_refuses_pages_of_strangers_and_rebound_names() {
+        let of = |headers: &'static [(&str, &str)]| status(Auth::open(), "/x", headers);
+        assert_eq!(of(&[("host", "127.0.0.1:8080")]).await, 200);
+        assert_eq!(of(&[("host", "[::1]:8080")]).await, 200);
+        assert_eq!(of(&[("host", "LOCALHOST")]).await, 200);
+        assert_eq!(of(&[("host", "evil.example:8080")]).await, 403);
+        assert_eq!(of(&[("host", "127.0.0.1.evil.example")]).await, 403);
+        assert_eq!(of(&[("host", "localhost:8080"), ("origin", "http://localhost:8080")]).await, 200);
+        assert_eq!(of(&[("host", "localhost:8080"), ("origin", "http://localhost:3000")]).await, 403);
+        assert_eq!(of(&[("host", "localhost:8080"), ("origin", "null")]).await, 403);
+        assert_eq!(of(&[("host", "localhost:8080"), ("sec-fetch-site", "cross-site")]).await, 403);
+        assert_eq!(of(&[("host", "localhost"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]).await, 200);
+        assert_eq!(of(&[("host", "localhost"), ("sec-fetch-site", "none")]).await, 200);
+    }
+}
