@@ -43,8 +43,17 @@ impl Table {
         table
     }
 
-    /// The table as lines, the last without a newline.
+    /// The table as lines, the last without a newline; the head in bold where a terminal looks on.
     pub(crate) fn render(&self) -> String {
+        let plain = self.plain();
+        match plain.split_once('\n') {
+            Some((head, rows)) => format!("{}\n{rows}", out::bold(head)),
+            None => out::bold(&plain),
+        }
+    }
+
+    /// The same without colours.
+    pub(crate) fn plain(&self) -> String {
         let mut widths: Vec<usize> = self.head.iter().map(|h| width(h)).collect();
         for row in &self.rows {
             for (cell, width_so_far) in row.iter().zip(&mut widths) {
@@ -68,7 +77,7 @@ impl Table {
                 .collect();
             shown.join("  ").trim_end().to_owned()
         };
-        let mut lines = vec![out::bold(&line(&self.head))];
+        let mut lines = vec![line(&self.head)];
         lines.extend(self.rows.iter().map(|row| line(row)));
         lines.join("\n")
     }

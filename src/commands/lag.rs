@@ -1,8 +1,17 @@
 //! `quikflow lag`: how far topologies and sinks are behind.
 
-use crate::exit::{Ended, Failure};
+use crate::client::{Client, Side, block_on};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::out;
 use crate::settings::Settings;
+use crate::table::Table;
+use quikflow_topics::clock::SystemClock;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// How often `--wait` looks.
+const EVERY: Duration = Duration::from_millis(100);
 
 /// Shows the lag of every topology and sink; with --wait returns when all is zero and settled
 #[derive(Debug, clap::Args)]
@@ -25,6 +34,73 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-pub(crate) fn run(args: Args, _settings: &Settings) -> Ended {
-    Err(Failure::failed(format!("lag is not in this build: {args:?}")))
+pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
+    block_on(async {
+        let client = Client::connect(settings, args.url.as_deref(), Side::Query).await?;
+        let clock = SystemClock::shared();
+        let started = clock.elapsed();
+        loop {
+            let report = client.get("/v1/lag", &[]).await?;
+            let settled = is_settled(&report);
+            let over = clock.elapsed() - started >= args.timeout;
+            if !args.wait || settled || over {
+                if args.json {
+                    out::line(report.to_string())?;
+                } else {
+                    out::line(render(&report))?;
+                }
+                if args.wait && !settled {
+                    return Err(Failure::failed(format!(
+                        "not settled after {}: see the lag above, and `quikflow top`",
+                        quikflow_topics::units::show_duration(args.timeout)
+                    )));
+                }
+                return Ok(Outcome::Done);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    })
+}
+
+/// All lag is zero, and every closed window has reached its store.
+pub(crate) fn is_settled(report: &Value) -> bool {
+    report.get("settled").and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// Lag summed over partitions: (group, topic) → (records behind, partitions behind, end).
+pub(crate) fn by_follower(report: &Value) -> BTreeMap<(String, String), (u64, usize, u64)> {
+    let mut sums: BTreeMap<(String, String), (u64, usize, u64)> = BTreeMap::new();
+    for row in super::query::rows_of(report) {
+        let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+        let number = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let sum = sums.entry((text("group"), text("topic"))).or_default();
+        sum.0 += number("lag");
+        sum.1 += usize::from(number("lag") > 0);
+        sum.2 += number("end");
+    }
+    sums
+}
+
+/// A table of the followers, then one line that says whether all is settled.
+pub(crate) fn render(report: &Value) -> String {
+    let mut table = Table::new(["follower", "topic", "lag", "of", "partitions behind"]);
+    for ((group, topic), (lag, behind, end)) in by_follower(report) {
+        table.row([group, topic, out::thousands(lag), out::thousands(end), behind.to_string()]);
+    }
+    let settled = if is_settled(report) { "settled" } else { "not settled" };
+    format!("{}\n{settled}", table.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_summed_over_partitions() {
+        let row = |partition: u32, lag: u64| serde_json::json!({ "group": "sink:x", "topic": "t", "partition": partition, "position": 5, "end": 5 + lag, "lag": lag });
+        let report = serde_json::json!({ "rows": [row(0, 0), row(1, 7)], "settled": false });
+        assert_eq!(by_follower(&report)[&("sink:x".to_owned(), "t".to_owned())], (7, 1, 17));
+        assert!(render(&report).ends_with("\nnot settled"));
+        assert!(is_settled(&serde_json::json!({ "settled": true })) && !is_settled(&Value::Null));
+    }
 }

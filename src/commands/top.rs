@@ -1,7 +1,15 @@
 //! `quikflow top`: a terminal page of rates, lag, watermarks and epoch times.
 
-use crate::exit::{Ended, Failure};
+mod page;
+mod snapshot;
+
+use crate::client::{Client, Side};
+use crate::exit::{Context, Ended, Failure, Outcome};
+use crate::out;
 use crate::settings::Settings;
+use quikflow_topics::clock::{SharedClock, SystemClock};
+use snapshot::Snapshot;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Shows live rates, lag, watermarks and epoch times; q quits
@@ -20,6 +28,22 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-pub(crate) fn run(args: Args, _settings: &Settings) -> Ended {
-    Err(Failure::failed(format!("top is not in this build: {args:?}")))
+pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let clock = SystemClock::shared();
+    let client = runtime.block_on(Client::connect(settings, args.url.as_deref(), Side::Query))?;
+    let look = || runtime.block_on(take(&client, &clock));
+    let first = look()?;
+    if args.once || !std::io::stdout().is_terminal() {
+        out::line(first.text(None))?;
+        return Ok(Outcome::Done);
+    }
+    page::show(first, args.every.max(Duration::from_millis(100)), client.base(), &clock, &look).context("the terminal")?;
+    Ok(Outcome::Done)
+}
+
+async fn take(client: &Client, clock: &SharedClock) -> Result<Snapshot, Failure> {
+    let status = client.get("/v1/status", &[]).await?;
+    let lag = client.get("/v1/lag", &[]).await?;
+    Ok(Snapshot::of(&status, &lag, clock.elapsed()))
 }

@@ -4,6 +4,7 @@
 //! a call, the end of a session) or somebody starts something new. Event times are in order but for
 //! a slight disorder of at most two seconds, as clients' clocks and networks make it.
 
+mod deeds;
 mod random;
 mod text;
 mod traffic;

@@ -1,9 +1,10 @@
 //! What happens when: the flow of events.
 
+use super::deeds::Deed;
 use super::random::{Random, Zipf};
 use super::text;
 use super::world::World;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -39,7 +40,8 @@ pub(crate) struct Event {
 type Later = Reverse<(i64, u64, Planned)>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Planned {
+pub(super) enum Planned {
+    Online(usize),
     Offline(usize),
     Say(usize, usize),
     FailLogin { user: usize, left: u32 },
@@ -52,16 +54,16 @@ enum Planned {
 
 /// The flow: an iterator of events.
 pub(crate) struct Traffic {
-    options: Options,
-    random: Random,
-    world: World,
-    words: Zipf,
-    emoji: Zipf,
+    pub(super) options: Options,
+    pub(super) random: Random,
+    pub(super) world: World,
+    pub(super) words: Zipf,
+    pub(super) emoji: Zipf,
     done: u64,
-    serial: u64,
+    pub(super) serial: u64,
     planned: BinaryHeap<Later>,
     members: std::vec::IntoIter<(usize, usize)>,
-    unborn: BTreeSet<usize>,
+    pub(super) unborn: BTreeSet<usize>,
 }
 
 impl Traffic {
@@ -91,40 +93,43 @@ impl Traffic {
     }
 
     /// Event time of event number `done`.
-    fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         let span = i128::from(self.options.to - self.options.from);
         let steps = i128::from(self.options.events.saturating_sub(1).max(1));
         self.options.from + i64::try_from(span * i128::from(self.done) / steps).unwrap_or(0)
     }
 
-    fn later(&mut self, now: i64, seconds: f64, what: Planned) {
+    pub(super) fn later(&mut self, now: i64, seconds: f64, what: Planned) {
         self.serial += 1;
         self.planned.push(Reverse((now + (seconds * 1e6) as i64, self.serial, what)));
     }
 
-    fn user(&self, user: usize) -> String {
+    pub(super) fn user(&self, user: usize) -> String {
         self.world.users[user].id.clone()
     }
 
-    fn workspace(&self, user: usize) -> String {
+    pub(super) fn workspace(&self, user: usize) -> String {
         self.world.workspaces[self.world.users[user].workspace].clone()
     }
 
-    fn channel(&self, channel: usize) -> String {
+    pub(super) fn channel(&self, channel: usize) -> String {
         self.world.channels[channel].id.clone()
     }
 
-    fn email(&self, user: usize) -> String {
+    pub(super) fn email(&self, user: usize) -> String {
         format!("{}@example.com", self.world.users[user].id)
     }
 
-    fn start_something(&mut self, now: i64) -> (&'static str, Value) {
+    fn start_something(&mut self, now: i64) -> Deed {
         let user = self.world.actor(&mut self.random);
         if !self.world.users[user].online && !self.random.chance(0.1) {
             return self.come_online(user, now);
         }
         match self.random.below(1000) {
-            0..=329 => self.say(user, self.random.clone().index(8) == 0),
+            0..=329 => {
+                let reply = self.random.chance(0.12);
+                self.say(user, reply)
+            }
             330..=369 => self.edit(user),
             370..=384 => self.delete(user),
             385..=484 => self.react(user),
@@ -152,225 +157,9 @@ impl Traffic {
         }
     }
 
-    fn come_online(&mut self, user: usize, now: i64) -> (&'static str, Value) {
-        self.world.users[user].online = true;
-        let session = self.random.exponential(1_200.0) + 30.0;
-        self.later(now, session, Planned::Offline(user));
-        if self.random.chance(0.3) {
-            return ("LOGIN_SUCCESS", self.audit(user, "LOW"));
-        }
-        let device = text::DEVICES[self.world.users[user].device];
-        ("USER_ONLINE", json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "device": device }))
-    }
-
-    fn offline(&mut self, user: usize) -> (&'static str, Value) {
-        self.world.users[user].online = false;
-        let seen = crate::commands::rfc3339(self.now());
-        ("USER_OFFLINE", json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "lastSeen": seen }))
-    }
-
-    fn say(&mut self, user: usize, reply: bool) -> (&'static str, Value) {
-        let channel = self.world.channel_of(user, &mut self.random);
-        self.say_in(user, channel, reply)
-    }
-
-    fn say_in(&mut self, user: usize, channel: usize, reply: bool) -> (&'static str, Value) {
-        self.serial += 1;
-        let id = format!("msg_{:x}_{:08}", self.options.seed, self.serial);
-        let mut payload = Map::new();
-        payload.insert("messageId".into(), id.clone().into());
-        payload.insert("channelId".into(), self.channel(channel).into());
-        payload.insert("workspaceId".into(), self.workspace(user).into());
-        payload.insert("userId".into(), self.user(user).into());
-        let mut content = text::sentence(&mut self.random, &self.words);
-        let kind = if self.random.chance(0.04) { *self.random.pick(&["IMAGE", "FILE"]) } else { "TEXT" };
-        if self.random.chance(0.12)
-            && let Some(other) = self.world.other_member(channel, user, &mut self.random)
-        {
-            content = format!("@{} {content}", self.user(other));
-            payload.insert("mentions".into(), json!([self.user(other)]));
-        }
-        payload.insert("content".into(), content.into());
-        payload.insert("contentType".into(), kind.into());
-        if kind != "TEXT" {
-            payload.insert("attachments".into(), json!([format!("files/{id}")]));
-        }
-        if reply && let Some((parent, _)) = self.world.channels[channel].recent.last() {
-            payload.insert("replyTo".into(), parent.clone().into());
-            payload.insert("threadId".into(), format!("thr_{parent}").into());
-        }
-        let recent = &mut self.world.channels[channel].recent;
-        recent.push((id, user));
-        if recent.len() > 32 {
-            recent.remove(0);
-        }
-        ("MESSAGE_SENT", Value::Object(payload))
-    }
-
-    /// A recent message of some channel of the user's: channel, message, author.
-    fn recent(&mut self, user: usize, own: bool) -> Option<(usize, String, usize)> {
-        let channel = self.world.channel_of(user, &mut self.random);
-        let recent = &self.world.channels[channel].recent;
-        let found = recent.iter().rev().find(|(_, author)| !own || *author == user)?;
-        Some((channel, found.0.clone(), found.1))
-    }
-
-    fn message(&self, channel: usize, message: &str, user: usize) -> Value {
-        json!({ "messageId": message, "channelId": self.channel(channel), "workspaceId": self.workspace(user), "userId": self.user(user) })
-    }
-
-    fn edit(&mut self, user: usize) -> (&'static str, Value) {
-        let Some((channel, message, _)) = self.recent(user, true) else { return self.say(user, false) };
-        let mut payload = self.message(channel, &message, user);
-        payload["content"] = text::sentence(&mut self.random, &self.words).into();
-        ("MESSAGE_EDITED", payload)
-    }
-
-    fn delete(&mut self, user: usize) -> (&'static str, Value) {
-        let Some((channel, message, _)) = self.recent(user, true) else { return self.say(user, false) };
-        self.world.channels[channel].recent.retain(|(id, _)| *id != message);
-        ("MESSAGE_DELETED", self.message(channel, &message, user))
-    }
-
-    fn react(&mut self, user: usize) -> (&'static str, Value) {
-        let Some((channel, message, _)) = self.recent(user, false) else { return self.say(user, false) };
-        let mut payload = self.message(channel, &message, user);
-        payload["emoji"] = text::EMOJI[self.emoji.draw(&mut self.random)].into();
-        ("REACTION_ADDED", payload)
-    }
-
-    fn typing(&mut self, user: usize, now: i64) -> (&'static str, Value) {
-        let channel = self.world.channel_of(user, &mut self.random);
-        let pause = 2.0 + self.random.exponential(4.0);
-        self.later(now, pause, Planned::Say(user, channel));
-        (
-            "USER_TYPING",
-            json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "channelId": self.channel(channel) }),
-        )
-    }
-
-    fn status(&mut self, user: usize) -> (&'static str, Value) {
-        let (status, words) =
-            *self.random.pick(&[("away", "back soon"), ("busy", "in a meeting"), ("online", ""), ("dnd", "focus")]);
-        (
-            "STATUS_CHANGED",
-            json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "status": status, "statusText": words }),
-        )
-    }
-
-    fn view(&mut self, user: usize) -> (&'static str, Value) {
-        let page = text::PAGES[Zipf::new(text::PAGES.len(), 1.0).draw(&mut self.random)];
-        let properties = json!({ "referrer": *self.random.pick(text::PAGES), "width": 1280 + 160 * self.random.below(5) });
-        (
-            "PAGE_VIEW",
-            json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "page": page, "properties": properties }),
-        )
-    }
-
-    fn feature(&mut self, user: usize) -> (&'static str, Value) {
-        let feature = text::FEATURES[Zipf::new(text::FEATURES.len(), 0.9).draw(&mut self.random)];
-        ("FEATURE_USED", json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "feature": feature }))
-    }
-
-    fn client_error(&mut self, user: usize) -> (&'static str, Value) {
-        let (error, page) = (*self.random.pick(text::ERRORS), *self.random.pick(text::PAGES));
-        (
-            "ERROR_OCCURRED",
-            json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "error": error, "page": page }),
-        )
-    }
-
-    fn metric(&mut self, user: usize) -> (&'static str, Value) {
-        let (metric, unit, median) = *self.random.pick(text::METRICS);
-        let value = (self.random.around(median, 0.5) * 100.0).round() / 100.0;
-        (
-            "PERFORMANCE_METRIC",
-            json!({ "userId": self.user(user), "workspaceId": self.workspace(user), "metric": metric, "value": value, "unit": unit }),
-        )
-    }
-
-    fn call(&mut self, caller: usize, now: i64) -> (&'static str, Value) {
-        let channel = self.world.channel_of(caller, &mut self.random);
-        self.serial += 1;
-        let (call, video) = (self.serial, self.random.chance(0.4));
-        let reason = match self.random.below(10) {
-            0 => 1,
-            1 | 2 => 2,
-            _ => 0,
-        };
-        let ringing = 2.0 + self.random.exponential(6.0);
-        let seconds = if reason == 0 { self.random.around(180.0, 1.0).clamp(5.0, 7_200.0) } else { 0.0 };
-        if reason == 0 {
-            for _ in 0..1 + self.random.below(3) {
-                if let Some(user) = self.world.other_member(channel, caller, &mut self.random) {
-                    let stays = seconds * (0.3 + 0.7 * self.random.unit());
-                    self.later(now, ringing, Planned::Join { call, channel, user });
-                    self.later(now, ringing + stays, Planned::Leave { call, channel, user });
-                }
-            }
-        }
-        let end = Planned::End { call, channel, caller, video, reason, seconds: seconds as u64 };
-        self.later(now, ringing + seconds + 0.5, end);
-        let kind = if video { "video" } else { "audio" };
-        (
-            "CALL_STARTED",
-            json!({ "callId": call_id(call), "channelId": self.channel(channel), "callerId": self.user(caller), "kind": kind }),
-        )
-    }
-
-    fn audit(&self, user: usize, severity: &str) -> Value {
-        let who = &self.world.users[user];
-        json!({ "userId": who.id, "email": self.email(user), "ip": who.ip, "userAgent": text::AGENTS[who.device], "severity": severity })
-    }
-
-    fn fail_login(&mut self, user: usize, now: i64, left: u32) -> (&'static str, Value) {
-        if left > 1 {
-            let pause = 1.0 + self.random.exponential(4.0);
-            self.later(now, pause, Planned::FailLogin { user, left: left - 1 });
-        }
-        let mut payload = self.audit(user, "MEDIUM");
-        payload["details"] = "wrong password".into();
-        ("LOGIN_FAILED", payload)
-    }
-
-    fn deny(&mut self, user: usize, now: i64, left: u32) -> (&'static str, Value) {
-        if left > 1 {
-            let pause = 0.5 + self.random.exponential(3.0);
-            self.later(now, pause, Planned::Deny { user, left: left - 1 });
-        }
-        let (resource, action) = *self.random.pick(text::DENIED);
-        let mut payload = self.audit(user, "HIGH");
-        payload["resource"] = resource.into();
-        payload["action"] = action.into();
-        ("PERMISSION_DENIED", payload)
-    }
-
-    fn export(&mut self, user: usize) -> (&'static str, Value) {
-        let mut payload = self.audit(user, "CRITICAL");
-        payload["resource"] = format!("workspace:{}", self.workspace(user)).into();
-        payload["action"] = "export".into();
-        payload["details"] = format!("{} rows as csv", 100 + self.random.below(100_000)).into();
-        ("DATA_EXPORTED", payload)
-    }
-
-    fn new_user(&mut self, now: i64) -> (&'static str, Value) {
-        let user = self.world.users.len() + self.unborn.len();
-        self.unborn.insert(user);
-        if self.random.chance(0.3) {
-            let (after, banned) = (self.random.exponential(120.0), self.random.chance(0.4));
-            self.later(now, after, Planned::Left { user, banned });
-        }
-        let id = format!("usr_{user:05}");
-        ("USER_CREATED", json!({ "userId": id, "email": format!("{id}@example.com"), "displayName": format!("User {user}") }))
-    }
-
-    fn updated(&mut self, user: usize) -> (&'static str, Value) {
-        let changes = json!({ "displayName": format!("User {user} {}", self.random.below(100)) });
-        ("USER_UPDATED", json!({ "userId": self.user(user), "changes": changes }))
-    }
-
-    fn go_on(&mut self, now: i64, planned: Planned) -> (&'static str, Value) {
+    fn go_on(&mut self, now: i64, planned: Planned) -> Deed {
         match planned {
+            Planned::Online(user) => self.online(user),
             Planned::Offline(user) => self.offline(user),
             Planned::Say(user, channel) => {
                 let reply = self.random.chance(0.15);
@@ -407,7 +196,7 @@ impl Traffic {
     }
 }
 
-fn call_id(call: u64) -> String {
+pub(super) fn call_id(call: u64) -> String {
     format!("call_{call:08}")
 }
 
