@@ -13,6 +13,8 @@ mod lines;
 mod progress;
 mod refused;
 mod run_file;
+#[cfg(test)]
+mod tests;
 
 use crate::exit::{Context, Failure};
 use crate::out::{self, thousands};
