@@ -77,6 +77,8 @@ struct LineError {
 enum Verdict {
     Final(Answer),
     Again(Duration),
+    /// An earlier lot is not through: the door itself is well.
+    NotYet,
     Split,
 }
 
@@ -135,9 +137,16 @@ impl Door {
             match verdict {
                 Verdict::Final(answer) => return Ok(Some(answer)),
                 Verdict::Split => return Ok(None),
-                Verdict::Again(pause) => tokio::time::sleep(pause).await,
+                Verdict::NotYet => {
+                    // The door has waited a little already.
+                    attempt = 0;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Verdict::Again(pause) => {
+                    attempt = attempt.saturating_add(1);
+                    tokio::time::sleep(pause).await;
+                }
             }
-            attempt = attempt.saturating_add(1);
         }
     }
 
@@ -180,8 +189,7 @@ impl Door {
                     Some(expected) if expected < lot.previous && self.acknowledged.load(Ordering::SeqCst) >= lot.previous => {
                         Ok(Verdict::Final(Answer { rewind: Some(expected), ..Answer::default() }))
                     }
-                    // Its turn comes when an earlier one is through; the door has waited a little already.
-                    _ => Ok(Verdict::Again(Duration::from_millis(20))),
+                    _ => Ok(Verdict::NotYet),
                 }
             }
             StatusCode::TOO_MANY_REQUESTS => {
