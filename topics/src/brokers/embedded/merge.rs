@@ -1,0 +1,3 @@
+//! Merging small chunks behind the writer.
+use super::Shared;
+pub(super) fn run(_shared: &Shared) {}
