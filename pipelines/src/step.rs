@@ -58,6 +58,9 @@ pub struct StepContext<'a> {
     pub name: String,
     /// The schema of each input; most kinds have one.
     pub inputs: Vec<StreamSchema>,
+    /// Of each input: the sources that its rows come from (index in the topology's `sources`, the
+    /// topic's name).
+    pub sources: Vec<Vec<(usize, String)>>,
     /// The declared topics and events, and rows topics of topologies already planned.
     pub catalogue: &'a Catalogue,
     /// The name of the topology.
@@ -97,6 +100,10 @@ pub trait Step: Send + Sync {
     fn reads(&self, input: usize) -> Option<Vec<String>>;
     /// Whether input columns pass through to the outputs (filter: yes; window: no).
     fn passes_through(&self) -> bool;
+    /// Whether records may come too late for it; then the topology has late topics.
+    fn can_be_late(&self) -> bool {
+        false
+    }
     /// Lines for `explain`: keys, state, emission, what each column costs.
     fn describe(&self) -> Vec<String>;
 }

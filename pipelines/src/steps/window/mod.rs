@@ -230,6 +230,10 @@ impl Step for WindowStep {
         false
     }
 
+    fn can_be_late(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> Vec<String> {
         let length = |micros: i64| show_duration(Duration::from_micros(micros.unsigned_abs()));
         let Windows { size, offset, grace } = self.windows;
