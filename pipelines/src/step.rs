@@ -8,6 +8,7 @@ use crate::operator::Operator;
 use quikflow_topics::catalogue::Catalogue;
 use quikflow_topics::declaration::{Node, Table};
 use quikflow_topics::diagnostics::Diagnostic;
+use std::collections::BTreeSet;
 
 /// A field of a kind of step.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,12 @@ pub trait Step: Send + Sync {
     /// Whether records may come too late for it; then the topology has late topics.
     fn can_be_late(&self) -> bool {
         false
+    }
+    /// Sets of columns each of which determines the record's key on the outputs, given those of
+    /// input 0 (`_key` itself is a set of one): what a sink's key is checked against (R13). As it
+    /// stands it is right for steps that pass columns through and leave the key alone.
+    fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        input.to_vec()
     }
     /// Lines for `explain`: keys, state, emission, what each column costs.
     fn describe(&self) -> Vec<String>;

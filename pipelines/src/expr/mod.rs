@@ -17,7 +17,7 @@ use arrow::compute::concat;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::scalar::ScalarValue;
 use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::declaration::Node;
@@ -135,6 +135,11 @@ impl Expr {
                 self.bisect(batch, from + half, rows - half, parts, failures);
             }
         }
+    }
+
+    /// The Arrow name of the column, where the expression is a plain column.
+    pub fn column(&self) -> Option<&String> {
+        self.physical.is::<Column>().then(|| self.columns.first()).flatten()
     }
 
     /// The value, where the expression is a constant.

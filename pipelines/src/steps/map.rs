@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::schema;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The kind.
@@ -119,6 +120,28 @@ impl Step for Map {
 
     fn passes_through(&self) -> bool {
         self.keep
+    }
+
+    /// A set stands for its copies: each of its columns must go on under some name.
+    fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        let copies = |column: &String| {
+            let copied = self.columns.iter().filter(|(_, expr, _)| expr.column() == Some(column)).map(|(name, _, _)| name);
+            let kept = self.output.arrow.index_of(column).is_ok() && !self.columns.iter().any(|(name, _, _)| name == column);
+            kept.then_some(column).into_iter().chain(copied).cloned().collect::<Vec<String>>()
+        };
+        let mut sets = Vec::new();
+        for set in input {
+            let mut ways = vec![BTreeSet::new()];
+            for column in set {
+                let copies = copies(column);
+                let longer = ways.iter().flat_map(|way: &BTreeSet<String>| {
+                    copies.iter().map(move |copy| way.iter().cloned().chain([copy.clone()]).collect())
+                });
+                ways = longer.take(64).collect();
+            }
+            sets.extend(ways);
+        }
+        sets
     }
 
     fn describe(&self) -> Vec<String> {

@@ -7,6 +7,7 @@ use crate::step::{FieldDoc, Step, StepContext, StepKind};
 use arrow::datatypes::{DataType, Field};
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::schema;
+use std::collections::BTreeSet;
 
 /// The kind.
 pub(crate) static KIND: StepKind = StepKind {
@@ -81,6 +82,11 @@ impl Step for Rekey {
 
     fn passes_through(&self) -> bool {
         true
+    }
+
+    fn key_columns(&self, _: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        let own = std::iter::once(schema::KEY.to_owned()).collect();
+        vec![own, self.key.columns.iter().cloned().collect()]
     }
 
     fn describe(&self) -> Vec<String> {

@@ -32,6 +32,7 @@ use quikflow_topics::declaration::{Node, Table};
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::schema;
 use quikflow_topics::units::show_duration;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +233,11 @@ impl Step for WindowStep {
 
     fn can_be_late(&self) -> bool {
         true
+    }
+
+    fn key_columns(&self, _: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        let own = std::iter::once(schema::KEY.to_owned()).collect();
+        vec![own, self.groups.iter().map(|(name, _)| name.clone()).collect()]
     }
 
     fn describe(&self) -> Vec<String> {

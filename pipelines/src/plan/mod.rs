@@ -1,5 +1,14 @@
 //! Topologies, typed and connected, ready to be built: what the engine, the driver and `explain` share.
 
+mod compat;
+mod load;
+mod prune;
+mod sinks;
+mod wire;
+
+pub use compat::{compatible, fingerprint};
+pub use load::{Loaded, SECTIONS, load};
+
 use crate::expr::StreamSchema;
 use crate::step::Step;
 use quikflow_topics::broker::Projection;
@@ -77,3 +86,6 @@ pub struct OutputPlan {
     /// What goes there.
     pub from: Port,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! Whether stored state fits a plan (R12).
+
+use super::TopologyPlan;
+use std::collections::BTreeMap;
+
+/// The name under which the sources of a topology with state are fingerprinted.
+const SOURCES: &str = "(sources)";
+
+/// For each stateful step, by name, what its stored state depends on. Steps without state are not
+/// in it, so they may come and go.
+pub fn fingerprint(topology: &TopologyPlan) -> BTreeMap<String, String> {
+    let steps = topology.nodes.iter().filter_map(|node| Some((node.name.clone(), node.step.fingerprint()?)));
+    let mut prints: BTreeMap<String, String> = steps.collect();
+    if !prints.is_empty() {
+        let sources: Vec<&str> = topology.sources.iter().map(|source| source.topic.name.as_str()).collect();
+        prints.insert(SOURCES.to_owned(), sources.join(", "));
+    }
+    prints
+}
+
+/// Whether state stored under `stored` may be used by `topology`.
+///
+/// # Errors
+/// One message for each step that differs; each names the remedy.
+pub fn compatible(topology: &TopologyPlan, stored: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let current = fingerprint(topology);
+    let remedy = format!("run `quikflow reset --topology {}` to rebuild its state and output", topology.name);
+    let of = |step: &str| match step {
+        SOURCES => format!("the sources of topology `{}`", topology.name),
+        step => format!("step `{step}` of topology `{}`", topology.name),
+    };
+    let mut mistakes = Vec::new();
+    for (step, before) in stored {
+        match current.get(step) {
+            Some(now) if now == before => {}
+            Some(now) => mistakes.push(format!("{} changed from `{before}` to `{now}`; {remedy}", of(step))),
+            None => mistakes.push(format!("{} is gone, and its state is still there; {remedy}", of(step))),
+        }
+    }
+    for step in current.keys().filter(|step| !stored.is_empty() && !stored.contains_key(*step)) {
+        mistakes.push(format!("{} is new, and has not seen the records before; {remedy}", of(step)));
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
+}
