@@ -7,6 +7,7 @@
 //! * [`operator`]: the contract of operators: stateless and keyed
 //! * [`topology`]: the parser of `[[topology]]` and `[[test]]`
 //! * [`plan`]: topologies, typed and connected, ready to be built
+//! * [`explain`]: shows a plan as text, JSON, Mermaid or a drawing
 //! * [`engine`]: timely workers, epochs, time, recovery, accounts
 //! * [`memory`]: a log in memory, for the test driver
 //! * [`driver`]: runs a plan in virtual time for `[[test]]` blocks and cases
@@ -15,6 +16,7 @@
 
 pub mod driver;
 pub mod engine;
+pub mod explain;
 pub mod expr;
 pub mod memory;
 pub mod operator;
