@@ -65,7 +65,7 @@ struct Wiring<'a> {
     wanted: Option<&'a [Wanted]>,
     sources: Vec<Source>,
     nodes: Vec<NodePlan>,
-    /// Whether a node's kind owns state that can find a record late.
+    /// Whether some step can find a record late.
     can_be_late: bool,
     ends: Vec<End<'a>>,
     mistakes: Vec<Diagnostic>,
@@ -194,11 +194,20 @@ impl<'a> Wiring<'a> {
             inputs.push(vec![Port::Source(index)]);
             schemas.push(schema);
         }
+        let sources = inputs.iter().enumerate().map(|(input, ports)| match (input, ports.first()) {
+            (1.., Some(Port::Source(source))) => vec![(*source, self.sources[*source].topic.name.clone())],
+            // rows of the stream come from what `from` names, whatever steps came before
+            _ => {
+                let streams = self.sources.iter().enumerate().filter(|(_, source)| source.stream);
+                streams.map(|(index, source)| (index, source.topic.name.clone())).collect()
+            }
+        });
         let mut context = StepContext {
             table: step.table,
             value: step.value,
             name: step.name.clone(),
             inputs: schemas,
+            sources: sources.collect(),
             catalogue: self.known.catalogue,
             topology: self.decl.name.text,
         };
@@ -212,7 +221,7 @@ impl<'a> Wiring<'a> {
         let keys = built.key_columns(&stream.keys);
         let outputs = built.outputs();
         let node = self.nodes.len();
-        self.can_be_late |= step.kind.stateful;
+        self.can_be_late |= built.can_be_late();
         self.nodes.push(NodePlan { name: step.name.clone(), kind: step.kind.name, step: Arc::from(built), inputs });
         let port = |port: usize, schema: StreamSchema| Stream {
             ports: vec![Port::Node { node, port }],
