@@ -8,6 +8,7 @@ use super::{rows, search};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use parking_lot::RwLock;
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
+use quikflow_topics::failpoint;
 use quikflow_topics::ids::EventTime;
 use rusqlite::OptionalExtension;
 use std::collections::BTreeMap;
@@ -146,10 +147,12 @@ impl Inner {
                 outcomes
             }
         };
+        failpoint::hit("sink.offset.before");
         if outcomes.iter().all(|o| matches!(o, ItemOutcome::Written | ItemOutcome::Older)) {
             file::set_progress(&tx, store, &batch.sink.name, &batch.next, batch.generation)?;
         }
         tx.commit().map_err(fault(store))?;
+        failpoint::hit("sink.offset.after");
         if self.form == Form::Analytics {
             analytics::merge_small(&mut writer, store, &layout)?;
         }

@@ -1,0 +1,70 @@
+//! Dead letters of a sink on their second way: written once, then marked (R14).
+
+use super::task::{End, Task};
+use crate::store::{ItemOutcome, StoreError, WriteBatch};
+use quikflow_topics::broker::{BrokerError, Positions};
+use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
+
+/// Dead letters taken in one go.
+const AT_ONCE: usize = 100;
+
+impl Task {
+    /// Writes this sink's dead letters in status `Replaying`. A row written twice, after a crash
+    /// before the mark, is the same row: stores keep the higher version (R13).
+    pub(crate) fn replay(&self, at: &Positions, generation: u64) -> Result<(), End> {
+        let filter = DeadLetterFilter {
+            step: Some(self.setup.sink.name.clone()),
+            status: Some(DeadLetterStatus::Replaying),
+            limit: AT_ONCE,
+            ..DeadLetterFilter::default()
+        };
+        let prefix = format!("sink:{}:", self.setup.sink.name);
+        let letters = match self.broker.dead_letters(&filter) {
+            Ok(letters) => letters,
+            Err(BrokerError::Closed) => return Err(End::Stop),
+            Err(error) => {
+                tracing::warn!(sink = self.setup.sink.name, %error, "dead letters cannot be listed, they will be looked for again");
+                return Ok(());
+            }
+        };
+        // Listed newest first; written in the order of their places.
+        for (_, letter) in letters.into_iter().rev().filter(|(_, letter)| letter.id.starts_with(&prefix)) {
+            if let Some(status) = self.replay_one(&letter, at, generation)? {
+                self.persist_broker(|| self.broker.mark_dead_letters(std::slice::from_ref(&letter.id), status))?;
+                if status == DeadLetterStatus::Replayed {
+                    self.status.lock().replayed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The letter's new status; none: not now.
+    fn replay_one(&self, letter: &DeadLetter, at: &Positions, generation: u64) -> Result<Option<DeadLetterStatus>, End> {
+        let open = |why: &str| {
+            tracing::warn!(sink = self.setup.sink.name, id = letter.id, why, "a dead letter cannot be replayed, it is open again");
+            Ok(Some(DeadLetterStatus::Open))
+        };
+        let Some(origin) = &letter.origin else { return open("it has no origin") };
+        let record = self.persist_broker(|| self.broker.read_record(&origin.topic, origin.partition, origin.offset))?;
+        let Some(record) = record else { return open("its record is no longer in the topic") };
+        let (rows, failed) = self.filter(record)?;
+        if !failed.is_empty() {
+            return open("the filter fails on it again");
+        }
+        if rows.num_rows() == 0 {
+            return Ok(Some(DeadLetterStatus::Replayed));
+        }
+        let batch = WriteBatch { sink: self.setup.sink.clone(), rows, generation, next: at.clone() };
+        match self.wait(self.store.write(batch)) {
+            Ok(outcomes) => match outcomes.first() {
+                Some(ItemOutcome::Written | ItemOutcome::Older) => Ok(Some(DeadLetterStatus::Replayed)),
+                Some(ItemOutcome::Rejected { message, .. }) => open(message),
+                Some(ItemOutcome::Busy) | None => Ok(None),
+            },
+            Err(StoreError::BadRequest(message)) => open(&message),
+            Err(StoreError::Unavailable { .. }) => Ok(None),
+            Err(refused) => Err(End::Failed(refused.to_string())),
+        }
+    }
+}
