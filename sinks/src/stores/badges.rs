@@ -38,16 +38,25 @@ pub(crate) fn unread(file: &StoreFile, layout: &Layout, user: &str) -> Result<u6
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// Marks a notification as read. False: there is none.
-pub(crate) fn mark(file: &StoreFile, layout: &Layout, user: &str, id: &str) -> Result<bool, StoreError> {
+/// Marks a notification as read; its key. None: there is none. `id` is the row's id, or the rest of
+/// it where the key begins with the user.
+pub(crate) fn mark(file: &StoreFile, layout: &Layout, user: &str, id: &str) -> Result<Option<String>, StoreError> {
+    let whole = super::read::key_of(layout, id);
+    if mark_if_there(file, layout, user, &whole)? {
+        return Ok(Some(whole));
+    }
+    let rest = format!("{user}\u{1f}{id}");
+    Ok(mark_if_there(file, layout, user, &rest)?.then_some(rest))
+}
+
+fn mark_if_there(file: &StoreFile, layout: &Layout, user: &str, key: &str) -> Result<bool, StoreError> {
     let at = fault(file.name);
-    let key = super::read::key_of(layout, id);
     let sql = format!("SELECT 1 FROM {} WHERE _k = ?1 AND {} = ?2 AND _gone = 0", layout.table(), user_of(layout)?);
     let writer = file.writer();
     let there: Option<i64> =
-        writer.prepare_cached(&sql).and_then(|mut s| s.query_row([&key, user], |r| r.get(0)).optional()).map_err(at)?;
+        writer.prepare_cached(&sql).and_then(|mut s| s.query_row([key, user], |r| r.get(0)).optional()).map_err(at)?;
     if there.is_some() {
-        mark_key(&writer, file.name, user, &key)?;
+        mark_key(&writer, file.name, user, key)?;
     }
     Ok(there.is_some())
 }
@@ -70,18 +79,18 @@ pub(crate) fn marks(file: &StoreFile) -> Result<Vec<(String, String)>, StoreErro
     rows.collect::<rusqlite::Result<_>>().map_err(at)
 }
 
-/// The counts of all users that have any notification.
-pub(crate) fn scan(file: &StoreFile, layout: &Layout, request: &ScanRequest) -> Result<Scan, StoreError> {
+/// The counts of all users that have any notification, over the sinks that share the table.
+pub(crate) fn scan(file: &StoreFile, layouts: &[Arc<Layout>], request: &ScanRequest) -> Result<Scan, StoreError> {
     let at = fault(file.name);
-    let bad = |e: arrow::error::ArrowError| StoreError::BadRequest(format!("table `{}`: {e}", layout.sink.table));
-    let column = user_of(layout)?;
-    let sql = format!(
-        "SELECT t.{column}, count(*) - count(r.id) FROM {} AS t LEFT JOIN _read AS r ON r.user = t.{column} AND r.id = t._k
-         WHERE _gone = 0 GROUP BY 1 ORDER BY 1",
-        layout.table()
-    );
+    let Some(first) = layouts.first() else { return Err(StoreError::BadRequest("no such table".into())) };
+    let bad = |e: arrow::error::ArrowError| StoreError::BadRequest(format!("table `{}`: {e}", first.sink.table));
+    let each = layouts.iter().map(|layout| {
+        Ok(format!("SELECT {} AS u, _k AS k FROM {} WHERE _gone = 0", user_of(layout)?, layout.table()))
+    });
+    let rows = each.collect::<Result<Vec<_>, StoreError>>()?.join(" UNION ALL ");
+    let sql = format!("SELECT u, count(*) - count(r.id) FROM ({rows}) LEFT JOIN _read AS r ON r.user = u AND r.id = k GROUP BY 1 ORDER BY 1");
     let reader = file.reader()?;
-    let as_of = progress(reader.get()?, file.name, &layout.sink.name)?.positions;
+    let as_of = progress(reader.get()?, file.name, &first.sink.name)?.positions;
     let (mut users, mut counts) = (StringBuilder::new(), Int64Builder::new());
     {
         let mut statement = reader.get()?.prepare_cached(&sql).map_err(at)?;

@@ -41,8 +41,10 @@ pub(crate) enum Mode {
 pub(crate) struct Layout {
     /// The sink.
     pub(crate) sink: Arc<SinkSpec>,
-    /// All visible columns.
+    /// The visible columns, then those that only the key needs.
     pub(crate) columns: Vec<Column>,
+    /// How many are visible.
+    pub(crate) visible: usize,
     /// Topic columns whose values, as text, are the key.
     pub(crate) key: Vec<String>,
     /// Indices in `columns` of the key's columns (those that are visible).
@@ -115,6 +117,16 @@ impl Layout {
                 (false, None) => return Err(wrong(format!("`key` names `{name}`, which topic `{}` does not have", topic.name))),
             }
         }
+        let visible = columns.len();
+        if sink.store == "clickhouse" {
+            // Parts hold nothing but columns, so what the key needs is one.
+            for name in &key {
+                if !columns.iter().any(|c| c.source.as_ref() == Some(name)) {
+                    let ty = if [schema::PARTITION, schema::OFFSET].contains(&name.as_str()) { FieldType::Int } else { FieldType::String };
+                    columns.push(Column { name: name.clone(), ty, source: Some(name.clone()) });
+                }
+            }
+        }
         let key_columns = key.iter().filter_map(|k| columns.iter().position(|c| c.source.as_ref() == Some(k))).collect::<Vec<_>>();
         let wanted_time = option_text(sink, "time").map_err(wrong)?;
         let time = match &wanted_time {
@@ -143,7 +155,7 @@ impl Layout {
             index.push(user);
         }
         let final_column = columns.iter().find(|c| c.name == "final" && c.ty == FieldType::Bool).map(|c| c.name.clone());
-        Ok(Layout { sink: sink.clone(), columns, key, key_columns, mode, time, index, final_column, counts })
+        Ok(Layout { sink: sink.clone(), columns, visible, key, key_columns, mode, time, index, final_column, counts })
     }
 
     /// The SQL table.

@@ -31,6 +31,7 @@ mod rules;
 mod search;
 mod text;
 mod twin;
+mod union;
 
 use crate::store::{ReadSide, Store, StoreError, StoreSet};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};

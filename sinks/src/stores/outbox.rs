@@ -4,7 +4,8 @@
 //! row written again after a crash gives the same file. Options of the sink:
 //!
 //! * `deliver`: what to make of each row, `["push", "email"]`; default `["push"]`. A column
-//!   `deliver` (a list, or texts joined by commas) says it row by row instead.
+//!   `deliver` (a list, or texts joined by commas), or columns `push` and `email` (bool), say it
+//!   row by row instead.
 //! * `user`: the column with the recipient; default `recipient`, `user`, `userId`.
 //! * `from`, `domain`: the sender's address, and the domain of recipients whose row has no `email`.
 //! * `subject`, `body`: texts with `{column}`; default the columns `title` and `body` or `content`.
@@ -106,6 +107,11 @@ impl Fields<'_> {
             let Some(text) = self.text("deliver") else { return Ok(Vec::new()) };
             return Ok(serde_json::from_str::<Vec<String>>(&text)
                 .unwrap_or_else(|_| text.split(',').map(|w| w.trim().to_owned()).collect()));
+        }
+        let ways = ["push", "email"].map(|way| (way, self.layout.column(way).filter(|at| self.layout.columns[*at].ty == FieldType::Bool)));
+        if ways.iter().any(|(_, at)| at.is_some()) {
+            let on = |at: Option<usize>| at.is_some_and(|at| self.input.cell(at, self.row) == Cell::Int(1));
+            return Ok(ways.iter().filter(|(_, at)| on(*at)).map(|(way, _)| (*way).to_owned()).collect());
         }
         let declared = option_list(&self.layout.sink, "deliver").map_err(StoreError::BadRequest)?;
         Ok(if declared.is_empty() { vec!["push".into()] } else { declared })

@@ -5,7 +5,7 @@
 use super::cells::{Builder, to_json};
 use super::file::{self, Reader, StoreFile, fault, quoted};
 use super::layout::Layout;
-use crate::store::{Page, Scan, ScanRequest, StoreError};
+use crate::store::{Scan, ScanRequest, StoreError};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use quikflow_topics::catalogue::FieldType;
@@ -20,14 +20,14 @@ const BATCH: usize = 4_096;
 
 /// The Arrow schema of a table's visible columns.
 pub(crate) fn schema(layout: &Layout) -> SchemaRef {
-    Arc::new(Schema::new(layout.columns.iter().map(|c| Field::new(&c.name, arrow_type(c.ty), true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(layout.columns.iter().take(layout.visible).map(|c| Field::new(&c.name, arrow_type(c.ty), true)).collect::<Vec<_>>()))
 }
 
 /// The columns wanted, as indices.
 pub(crate) fn wanted(layout: &Layout, columns: Option<&[String]>) -> Result<Vec<usize>, StoreError> {
-    let Some(names) = columns else { return Ok((0..layout.columns.len()).collect()) };
+    let Some(names) = columns else { return Ok((0..layout.visible).collect()) };
     let find = |name: &String| {
-        layout.column(name).ok_or_else(|| {
+        layout.column(name).filter(|at| *at < layout.visible).ok_or_else(|| {
             StoreError::BadRequest(format!("table `{}` has no column `{name}`; {}", layout.sink.table, known(layout)))
         })
     };
@@ -35,7 +35,7 @@ pub(crate) fn wanted(layout: &Layout, columns: Option<&[String]>) -> Result<Vec<
 }
 
 fn known(layout: &Layout) -> String {
-    let names: Vec<&str> = layout.columns.iter().map(|c| c.name.as_str()).collect();
+    let names: Vec<&str> = layout.columns.iter().take(layout.visible).map(|c| c.name.as_str()).collect();
     format!("it has {}", names.join(", "))
 }
 
@@ -222,46 +222,60 @@ pub(crate) fn by_ids(connection: &Connection, store: &'static str, layout: &Layo
     ids.iter().map(|id| statement.query_row([id], |row| document(layout, row)).map_err(at)).collect()
 }
 
-/// Documents, newest first.
+/// Where a document stands in a list: time, place of its sink among those of the table, row.
+pub(crate) type Place = (i64, usize, i64);
+
+/// A place as a cursor.
+pub(crate) fn cursor_text(place: Place) -> String {
+    format!("{}.{}.{}", place.0, place.1, place.2)
+}
+
+/// A cursor as a place.
+pub(crate) fn cursor_place(text: &str) -> Result<Place, StoreError> {
+    let mut parts = text.splitn(3, '.');
+    let mut next = || parts.next().and_then(|p| p.parse::<i64>().ok());
+    let place = (|| Some((next()?, usize::try_from(next()?).ok()?, next()?)))();
+    place.ok_or_else(|| StoreError::BadRequest("`cursor` is not one that a page gave".into()))
+}
+
+/// Documents of one sink (the `rank`-th of its table), newest first, after a place.
 pub(crate) fn list(
     store: &StoreFile,
     layout: &Layout,
+    rank: usize,
     equals: &[(String, String)],
     range: (Option<EventTime>, Option<EventTime>),
-    cursor: Option<&str>,
+    after: Option<Place>,
     limit: usize,
-) -> Result<Page, StoreError> {
+) -> Result<Vec<(Place, serde_json::Value)>, StoreError> {
     let at = fault(store.name);
     let reader = store.reader()?;
     let mut values = Vec::new();
     let mut condition = conditions(layout, equals, range.0, range.1, &mut values)?;
     let time = quoted(&layout.columns[layout.time].name);
-    if let Some(cursor) = cursor {
-        let bad = || StoreError::BadRequest("`cursor` is not one that a page gave".into());
-        let (after, id) = cursor.split_once('.').ok_or_else(bad)?;
-        values.push(Value::Integer(after.parse().map_err(|_| bad())?));
-        values.push(Value::Integer(id.parse().map_err(|_| bad())?));
+    if let Some((after, of, id)) = after {
+        // Of one time, sinks follow each other from the last to the first.
+        let id = match rank.cmp(&of) {
+            std::cmp::Ordering::Equal => id,
+            std::cmp::Ordering::Less => i64::MAX,
+            std::cmp::Ordering::Greater => i64::MIN,
+        };
+        values.push(Value::Integer(after));
+        values.push(Value::Integer(id));
         condition.push_str(&format!(" AND ({time}, _id) < (?{}, ?{})", values.len() - 1, values.len()));
     }
-    let limit = limit.clamp(1, 10_000);
     let sql = format!(
-        "SELECT {} FROM {} AS t WHERE {condition} ORDER BY {time} DESC, _id DESC LIMIT {}",
+        "SELECT {} FROM {} AS t WHERE {condition} ORDER BY {time} DESC, _id DESC LIMIT {limit}",
         document_columns(layout),
         layout.table(),
-        limit + 1
     );
     let mut statement = reader.get()?.prepare_cached(&sql).map_err(at)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values)).map_err(at)?;
-    let mut page = Page::default();
-    let mut last = None;
+    let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(at)? {
-        if page.items.len() == limit {
-            page.cursor = last;
-            break;
-        }
         let time = row.get::<_, Option<i64>>(2).map_err(at)?.unwrap_or(i64::MIN);
-        last = Some(format!("{time}.{}", row.get::<_, i64>(0).map_err(at)?));
-        page.items.push(document(layout, row).map_err(at)?);
+        let place = (time, rank, row.get::<_, i64>(0).map_err(at)?);
+        found.push((place, document(layout, row).map_err(at)?));
     }
-    Ok(page)
+    Ok(found)
 }

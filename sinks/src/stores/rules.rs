@@ -59,10 +59,10 @@ pub(crate) fn texts(value: &toml::Value) -> Option<Vec<String>> {
     }
 }
 
-/// Whether a sink's table is a count of unread rows by user: `mode = "count"`, or `badges` of `redis`.
+/// Whether a sink's table is a count of unread rows by user: `mode = "count"` or `"badges"`, or `badges` of `redis`.
 pub(crate) fn counts(sink: &SinkSpec) -> bool {
     match sink.options.get("mode") {
-        Some(mode) => mode.as_str() == Some("count"),
+        Some(mode) => matches!(mode.as_str(), Some("count" | "badges")),
         None => sink.store == "redis" && sink.table == "badges",
     }
 }
@@ -84,16 +84,16 @@ pub(crate) fn mode_of(sink: &SinkSpec, topic: &TopicSpec) -> Result<Mode, String
         .into(),
     };
     let mut mode = match preset.as_str() {
-        "upsert" => Mode::Upsert { delete: option_list(sink, "delete")? },
+        "upsert" | "latest" => Mode::Upsert { delete: option_list(sink, "delete")? },
         "append" => Mode::Append,
         // Rows as they are; readers see how many unread ones each user has.
-        "count" => Mode::Upsert { delete: option_list(sink, "delete")? },
+        "count" | "badges" => Mode::Upsert { delete: option_list(sink, "delete")? },
         "merge" => Mode::Merge(BTreeMap::new()),
         "messages" => Mode::Merge(messages()),
         "users" => Mode::Merge(users()),
         "presence" => Mode::Merge(presence()),
         other => {
-            return Err(format!("unknown mode `{other}`; available: upsert, append, count, merge, messages, users, presence"));
+            return Err(format!("unknown mode `{other}`; available: upsert (latest), append, count, merge, messages, users, presence"));
         }
     };
     if sink.store == "elasticsearch" && !matches!(mode, Mode::Merge(_)) {
