@@ -1,1 +1,51 @@
-//! quikflow-ingest
+//! Ingest, the front door: REST and WebSocket traffic → validated records.
+//!
+//! A request's bytes are read within a budget, decoded once into columns by [`quikflow_topics::json`],
+//! and appended in one transaction; the answer is given when that is durable. What is refused is
+//! told with its line, path and rule; refused lines of NDJSON become dead letters of cause `door`
+//! in the same transaction. A single event or an array that is refused writes nothing: its sender
+//! has the answer.
+//!
+//! * [`state`]: what the process gives, limits and budgets
+//! * [`body`]: a request's bytes: media type, encoding, size, budget
+//! * [`accept`]: bytes → an append; [`answer`]: its outcome → the answer
+//! * [`events`]: `POST /v1/events`, `POST /v1/topics/{topic}/records`
+//! * [`members`]: `PUT|DELETE /api/v1/channels/{id}/members/{user}`
+//! * [`socket`]: `GET /v1/ws`
+//! * [`documents`]: `/openapi.json`, `/asyncapi.json`, the page at `/docs`
+//!
+//! **Invariant**: an accepting answer is given only after its ticket; no queue here grows without
+//! bound; no payload and no token is ever logged.
+
+pub mod accept;
+pub mod answer;
+pub mod body;
+pub mod documents;
+pub mod events;
+pub mod members;
+pub mod socket;
+pub mod state;
+
+pub use state::{IngestLimits, IngestState};
+
+use axum::Router;
+use axum::routing::{get, post, put};
+use quikflow_gateway::{guard, health_routes};
+use std::sync::Arc;
+
+/// All routes of the ingest address, behind the guard.
+pub fn router(state: IngestState) -> Router {
+    let health = health_routes(Arc::clone(&state.ready), Arc::clone(&state.metrics));
+    let auth = Arc::clone(&state.auth);
+    let documents = documents::routes(&state.catalogue);
+    let state = Arc::new(state::Door::new(state));
+    let routes = Router::new()
+        .route("/v1/events", post(events::post_events))
+        .route("/v1/topics/{topic}/records", post(events::post_records))
+        .route("/v1/ws", get(socket::upgrade))
+        .route("/api/v1/channels/{channel}/members/{user}", put(members::add).delete(members::remove))
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .with_state(state);
+    guard(routes.merge(health).merge(documents), auth)
+}

@@ -154,6 +154,9 @@ pub struct Appended {
     /// Per element of `rows`, per row: its place (of a duplicate by id: the first one's, where
     /// known). Empty unless asked for.
     pub positions: Vec<Vec<Option<(PartitionId, Offset)>>>,
+    /// Per element of `rows`: the rows that were there already, ascending. Empty unless positions
+    /// were asked for.
+    pub repeated: Vec<Vec<u32>>,
     /// The lane's highest accepted line after this append.
     pub lane_line: u64,
 }
