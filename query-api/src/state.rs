@@ -169,7 +169,7 @@ impl Default for QueryLimits {
             running: 2,
             queue: 8,
             sql_text: 64 << 10,
-            sql_tokens: 4_000,
+            sql_tokens: 2_000,
             body: 256 << 10,
         }
     }

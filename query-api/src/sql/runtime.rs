@@ -104,6 +104,15 @@ impl QueryRuntime {
         self.sql_running.saturating_sub(self.sql.running.available_permits())
     }
 
+    /// Waits until no SQL query runs.
+    ///
+    /// # Errors
+    /// 500 when the threads have ended.
+    pub async fn idle(&self) -> Result<(), Problem> {
+        let all = u32::try_from(self.sql_running).unwrap_or(u32::MAX);
+        self.sql.running.acquire_many(all).await.map(drop).map_err(Problem::internal)
+    }
+
     fn gate(&self, lane: Lane) -> &Gate {
         match lane {
             Lane::Sql => &self.sql,
