@@ -5,6 +5,7 @@ mod commands;
 mod exit;
 mod generator;
 mod out;
+mod process;
 mod sender;
 mod settings;
 mod table;

@@ -1,6 +1,8 @@
 //! `quikflow check`: parse, type-check, plan.
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{Ended, Outcome};
+use crate::out;
+use crate::process;
 use crate::settings::Settings;
 use std::path::PathBuf;
 
@@ -13,6 +15,22 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-pub(crate) fn run(args: &Args, _settings: &Settings) -> Ended {
-    Err(Failure::failed(format!("planning is not in this build: {:?}", args.file)))
+pub(crate) fn run(args: &Args, settings: &Settings) -> Ended {
+    let path = super::topologies(args.file.as_deref(), settings);
+    let (_, loaded) = process::load(&path)?;
+    let tally = process::tally(&loaded);
+    let Some(plan) = loaded.plan else {
+        out::note(format!("{}: {tally}", path.display()));
+        return Ok(Outcome::Failed);
+    };
+    out::line(format!(
+        "{}: {} topics, {} event types, {} topologies, {} sinks, {} tests: {tally}",
+        path.display(),
+        plan.catalogue.topics.len(),
+        plan.catalogue.events.len(),
+        plan.topologies.len(),
+        plan.catalogue.sinks.len(),
+        loaded.tests.len()
+    ))?;
+    Ok(Outcome::Done)
 }

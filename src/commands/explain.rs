@@ -1,7 +1,10 @@
 //! `quikflow explain`: the plan, for people, machines and pictures.
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::out;
+use crate::process;
 use crate::settings::Settings;
+use quikflow_pipelines::explain;
 use std::path::PathBuf;
 
 /// How the plan is shown.
@@ -28,6 +31,20 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-pub(crate) fn run(args: &Args, _settings: &Settings) -> Ended {
-    Err(Failure::failed(format!("planning is not in this build: {args:?}")))
+pub(crate) fn run(args: &Args, settings: &Settings) -> Ended {
+    let path = super::topologies(args.file.as_deref(), settings);
+    let (_, loaded) = process::load(&path)?;
+    let tally = process::tally(&loaded);
+    let Some(plan) = loaded.plan else {
+        out::note(format!("{}: {tally}", path.display()));
+        return Ok(Outcome::Failed);
+    };
+    let show = match args.format {
+        Format::Text => explain::text,
+        Format::Json => explain::json,
+        Format::Mermaid => explain::mermaid,
+        Format::Svg => explain::svg,
+    };
+    out::line(show(&plan, args.topology.as_deref()).map_err(|error| Failure::usage(error.to_string()))?)?;
+    Ok(Outcome::Done)
 }

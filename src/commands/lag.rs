@@ -70,7 +70,8 @@ pub(crate) fn is_settled(report: &Value) -> bool {
 /// Lag summed over partitions: (group, topic) → (records behind, partitions behind, end).
 pub(crate) fn by_follower(report: &Value) -> BTreeMap<(String, String), (u64, usize, u64)> {
     let mut sums: BTreeMap<(String, String), (u64, usize, u64)> = BTreeMap::new();
-    for row in super::query::rows_of(report) {
+    let groups = report.get("groups").and_then(Value::as_array).into_iter().flatten();
+    for row in groups.filter_map(|group| group.get("partitions")?.as_array()).flatten() {
         let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
         let number = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
         let sum = sums.entry((text("group"), text("topic"))).or_default();
@@ -98,7 +99,8 @@ mod tests {
     #[test]
     fn lag_is_summed_over_partitions() {
         let row = |partition: u32, lag: u64| serde_json::json!({ "group": "sink:x", "topic": "t", "partition": partition, "position": 5, "end": 5 + lag, "lag": lag });
-        let report = serde_json::json!({ "rows": [row(0, 0), row(1, 7)], "settled": false });
+        let group = serde_json::json!({ "group": "sink:x", "lag": 7, "partitions": [row(0, 0), row(1, 7)] });
+        let report = serde_json::json!({ "lag": 7, "groups": [group], "settled": false });
         assert_eq!(by_follower(&report)[&("sink:x".to_owned(), "t".to_owned())], (7, 1, 17));
         assert!(render(&report).ends_with("\nnot settled"));
         assert!(is_settled(&serde_json::json!({ "settled": true })) && !is_settled(&Value::Null));

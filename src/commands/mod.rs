@@ -17,6 +17,8 @@ mod top;
 mod topics;
 mod verify;
 
+pub(crate) use run::Part;
+
 use crate::exit::{Ended, Outcome};
 use crate::out;
 use crate::settings::Settings;
@@ -119,6 +121,17 @@ fn micros(text: &str) -> Result<i64, crate::exit::Failure> {
     chrono::DateTime::parse_from_rfc3339(text)
         .map(|time| time.timestamp_micros())
         .map_err(|_| crate::exit::Failure::usage(format!("`{text}` is not a time: write it as 2026-01-31T12:00:00Z")))
+}
+
+/// The declaration file: the argument's, the settings', or `topologies.toml`.
+fn topologies(file: Option<&std::path::Path>, settings: &Settings) -> PathBuf {
+    file.map(PathBuf::from).or_else(|| settings.get("topologies").map(PathBuf::from)).unwrap_or_else(|| "topologies.toml".into())
+}
+
+/// Text as one segment of a path.
+fn path_segment(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// A duration argument such as `60s`.

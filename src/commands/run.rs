@@ -1,7 +1,11 @@
 //! `quikflow run`: all parts in one process, or the ones named.
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::out;
+use crate::process::{self, Process, Setup};
 use crate::settings::Settings;
+use quikflow_gateway::Auth;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A part of the process.
@@ -41,8 +45,80 @@ pub(crate) struct Args {
     workers: Option<usize>,
 }
 
+/// What the flags and the settings say together.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Which parts; all when none is named.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) topologies: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) ingest_addr: Option<String>,
+    pub(crate) query_addr: Option<String>,
+    pub(crate) workers: Option<usize>,
+}
+
+impl Wanted {
+    /// Everything a process needs to start.
+    ///
+    /// # Errors
+    /// Exit 2 for what makes no sense.
+    pub(crate) fn setup(self, settings: &Settings) -> Result<Setup, Failure> {
+        settings.check_components()?;
+        let auth = match settings.get("token") {
+            Some(token) => Auth::with_token(token, "QUIKFLOW_TOKEN").map_err(|error| Failure::usage(error.to_string()))?,
+            None => Auth::open(),
+        };
+        let address = |flag: Option<String>, name: &str, default: &str| {
+            let text = settings.or(flag, name, default);
+            text.parse::<SocketAddr>().map_err(|_| {
+                Failure::usage(format!("`{text}` is not an address to listen on: write 127.0.0.1:8080, or port 0 for a free one"))
+            })
+        };
+        let path = |flag: Option<PathBuf>, name: &str, default: &str| {
+            flag.or_else(|| settings.get(name).map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(default))
+        };
+        let workers = match (self.workers, settings.get("workers")) {
+            (Some(workers), _) => workers,
+            (None, Some(text)) => text.parse().map_err(|_| Failure::usage(format!("`{text}` is not a number of workers")))?,
+            (None, None) => process::default_workers(),
+        };
+        if !(1..=128).contains(&workers) {
+            return Err(Failure::usage("--workers is from 1 to 128"));
+        }
+        let all = [Part::Ingest, Part::Pipelines, Part::Sinks, Part::Query];
+        Ok(Setup {
+            parts: if self.parts.is_empty() { all.to_vec() } else { self.parts },
+            topologies: path(self.topologies, "topologies", "topologies.toml"),
+            data: path(self.data, "data", "quikflow-data"),
+            ingest: address(self.ingest_addr, "ingest_addr", "127.0.0.1:8080")?,
+            query: address(self.query_addr, "query_addr", "127.0.0.1:8090")?,
+            workers,
+            auth,
+        })
+    }
+}
+
 /// Does it.
 pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
-    settings.check_components()?;
-    Err(Failure::failed(format!("running is not in this build: {args:?}")))
+    process::init_logging();
+    let Args { parts, topologies, data, ingest_addr, query_addr, workers } = args;
+    let setup = Wanted { parts, topologies, data, ingest_addr, query_addr, workers }.setup(settings)?;
+    let data = setup.data.display().to_string();
+    if setup.parts.len() < 4 {
+        out::note(format!(
+            "the embedded broker belongs to one process: the parts not named do not run, and no second process can run them on {data}"
+        ));
+    }
+    let process = Process::start(setup)?;
+    out::line(ready_line(&process, &data))?;
+    let waited = process.wait();
+    let stopped = process.stop();
+    waited.and(stopped)?;
+    Ok(Outcome::Done)
+}
+
+/// The one line that says it is ready, with its addresses.
+pub(crate) fn ready_line(process: &Process, data: &str) -> String {
+    let part = |name: &str, url: Option<String>| url.map_or_else(String::new, |url| format!(" {name}={url}"));
+    format!("quikflow is ready:{}{} data={data}", part("ingest", process.ingest()), part("query", process.query()))
 }

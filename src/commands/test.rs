@@ -1,7 +1,10 @@
 //! `quikflow test`: the `[[test]]` blocks, in virtual time.
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::out;
+use crate::process;
 use crate::settings::Settings;
+use quikflow_topics::diagnostics::closest;
 use std::path::PathBuf;
 
 /// Runs the [[test]] blocks of a declaration file in virtual time; a diff where one fails
@@ -16,6 +19,23 @@ pub(crate) struct Args {
 }
 
 /// Does it.
-pub(crate) fn run(args: &Args, _settings: &Settings) -> Ended {
-    Err(Failure::failed(format!("the test driver is not in this build: {args:?}")))
+pub(crate) fn run(args: &Args, settings: &Settings) -> Ended {
+    let path = super::topologies(args.file.as_deref(), settings);
+    let (_, loaded) = process::load(&path)?;
+    let tally = process::tally(&loaded);
+    let Some(plan) = loaded.plan else {
+        out::note(format!("{}: {tally}", path.display()));
+        return Ok(Outcome::Failed);
+    };
+    let mut tests = loaded.tests;
+    if let Some(name) = &args.topology {
+        let names: Vec<&str> = plan.topologies.iter().map(|t| t.name.as_str()).collect();
+        if !names.contains(&name.as_str()) {
+            let hint =
+                closest(name, names.iter().copied()).map_or_else(|| names.join(", "), |near| format!("did you mean `{near}`?"));
+            return Err(Failure::usage(format!("no topology `{name}`: {hint}")));
+        }
+        tests.retain(|test| test.topology == *name);
+    }
+    Err(Failure::failed(format!("the test driver is not in this build: {} tests were not run", tests.len())))
 }

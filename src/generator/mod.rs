@@ -10,7 +10,7 @@ mod text;
 mod traffic;
 mod world;
 
-pub(crate) use traffic::{Event, Options, Traffic};
+pub(crate) use traffic::{Options, Traffic};
 
 /// The event types of the product, by topic.
 #[cfg(test)]

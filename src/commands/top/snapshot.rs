@@ -117,7 +117,8 @@ mod tests {
             serde_json::json!({ "topics": { "t": end }, "engine": {
                 "epoch": 7, "epoch_p50_ms": 1.5, "topologies": [{ "name": "x", "watermark": "2026-01-01T00:00:00.000Z", "late": 2 }] } })
         };
-        let lag = serde_json::json!({ "rows": [{ "group": "topology:x", "topic": "t", "lag": 3, "end": 10 }], "settled": false });
+        let row = serde_json::json!({ "group": "topology:x", "topic": "t", "lag": 3, "end": 10 });
+        let lag = serde_json::json!({ "groups": [{ "partitions": [row] }], "settled": false });
         let one = Snapshot::of(&status(100), &lag, Duration::from_secs(1));
         let two = Snapshot::of(&status(300), &lag, Duration::from_secs(3));
         let text = two.text(Some(&one));

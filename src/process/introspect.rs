@@ -1,0 +1,277 @@
+//! What only the process knows: lag, settledness, topologies, health, metrics; and resetting.
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
+use quikflow_pipelines::engine::Engine;
+use quikflow_pipelines::engine::status::EngineStatus;
+use quikflow_pipelines::plan::{Plan, TopologyPlan};
+use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth};
+use quikflow_sinks::runner::SinkRunner;
+use quikflow_sinks::runner::status::State;
+use quikflow_sinks::store::TableInfo;
+use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicStats};
+use quikflow_topics::brokers::embedded::EmbeddedBroker;
+use quikflow_topics::clock::SharedClock;
+use quikflow_topics::ids::PartitionId;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The parts of a running process.
+pub(crate) struct Inside {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) broker: Arc<EmbeddedBroker>,
+    /// None while a reset restarts it, after the stop, and where it does not run.
+    pub(crate) engine: Mutex<Option<Engine>>,
+    pub(crate) sinks: Option<SinkRunner>,
+    pub(crate) clock: SharedClock,
+    pub(crate) workers: usize,
+    pub(crate) has_engine: bool,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) ingest: Option<SocketAddr>,
+    pub(crate) query: Option<SocketAddr>,
+}
+
+fn failed(error: impl ToString) -> IntrospectionError {
+    IntrospectionError::Failed(error.to_string())
+}
+
+fn rows_of(group: &str, topic: &str, at: Option<&Positions>, stats: &TopicStats, rows: &mut Vec<LagRow>) {
+    for (index, end) in stats.end.iter().copied().enumerate() {
+        let partition = u32::try_from(index).unwrap_or(u32::MAX);
+        let start = stats.start.get(index).copied().unwrap_or(0);
+        let position = at.and_then(|at| at.get(&PartitionId(partition))).map_or(start, |offset| offset.0.max(start));
+        let lag = end.saturating_sub(position);
+        rows.push(LagRow { group: group.to_owned(), topic: topic.to_owned(), partition, position, end, lag });
+    }
+}
+
+impl Inside {
+    /// The engine's figures, where it runs.
+    pub(crate) fn engine_status(&self) -> Option<EngineStatus> {
+        self.engine.lock().as_ref().map(Engine::status)
+    }
+
+    /// Why a part has ended by itself, if one has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.engine.lock().as_ref().and_then(Engine::failure).map(|error| error.to_string())
+    }
+
+    /// The topologies' positions: the engine's, or those committed where it does not run.
+    fn positions(
+        &self,
+        topology: &TopologyPlan,
+        status: Option<&EngineStatus>,
+    ) -> Result<BTreeMap<String, Positions>, BrokerError> {
+        if let Some(found) = status.and_then(|s| s.topologies.iter().find(|t| t.name == topology.name)) {
+            return Ok(found.positions.clone());
+        }
+        let mut positions: BTreeMap<String, Positions> = BTreeMap::new();
+        for ((topic, partition), offset) in self.broker.group_offsets(&format!("topology:{}", topology.name))? {
+            positions.entry(topic).or_default().insert(partition, offset);
+        }
+        Ok(positions)
+    }
+
+    /// One reading of everything: sinks after the engine, so that what the engine wrote in between
+    /// shows as lag.
+    fn read_lag(&self) -> Result<LagReport, BrokerError> {
+        let status = self.engine_status();
+        let caught_up = !self.has_engine || status.as_ref().is_some_and(|s| s.caught_up && s.in_flight == 0);
+        let mut rows = Vec::new();
+        for topology in &self.plan.topologies {
+            let positions = self.positions(topology, status.as_ref())?;
+            let mut names: Vec<&str> = topology.sources.iter().map(|s| s.topic.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for topic in names {
+                let stats = self.broker.stats(topic)?;
+                rows_of(&format!("topology:{}", topology.name), topic, positions.get(topic), &stats, &mut rows);
+            }
+        }
+        for sink in self.sinks.iter().flat_map(SinkRunner::status) {
+            let stats = self.broker.stats(&sink.topic)?;
+            rows_of(&format!("sink:{}", sink.sink), &sink.topic, Some(&sink.positions), &stats, &mut rows);
+        }
+        let settled = caught_up && rows.iter().all(|row| row.lag == 0);
+        Ok(LagReport { rows, settled })
+    }
+
+    /// Everything for `/v1/status`.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub(crate) fn status(&self) -> Result<Value, BrokerError> {
+        let mut topics = BTreeMap::new();
+        for spec in self.broker.topics() {
+            topics.insert(spec.name.clone(), self.broker.stats(&spec.name)?.end.iter().sum::<u64>());
+        }
+        let engine = self.engine_status().map(|status| {
+            let topologies: Vec<Value> = status
+                .topologies
+                .iter()
+                .map(|t| {
+                    json!({
+                        "name": t.name, "lag": t.lag, "watermark": t.watermark.map(|w| crate::commands::rfc3339(w.0)),
+                        "late": t.books.late, "dead": t.books.dead, "state_bytes": t.state_bytes, "unbalanced": t.unbalanced,
+                    })
+                })
+                .collect();
+            json!({
+                "epoch": status.epoch, "rows": status.rows, "rows_per_second": status.rows_per_second,
+                "epoch_p50_ms": status.epoch_p50.as_secs_f64() * 1e3, "epoch_p99_ms": status.epoch_p99.as_secs_f64() * 1e3,
+                "in_flight": status.in_flight, "caught_up": status.caught_up, "failure": status.failure, "topologies": topologies,
+            })
+        });
+        let sinks = self.sinks.as_ref().map(SinkRunner::status);
+        Ok(json!({ "topics": topics, "engine": engine, "sinks": sinks, "addresses": self.addresses() }))
+    }
+
+    /// Where the process listens.
+    pub(crate) fn addresses(&self) -> Value {
+        let url = |address: Option<SocketAddr>| address.map(|address| format!("http://{address}"));
+        json!({ "ingest": url(self.ingest), "query": url(self.query) })
+    }
+
+    /// Metrics in Prometheus' text form, the figures of this moment among them.
+    pub(crate) fn render_metrics(&self) -> String {
+        if let Some(status) = self.engine_status() {
+            metrics::gauge!("quikflow_engine_epoch").set(status.epoch.0 as f64);
+            metrics::gauge!("quikflow_engine_epoch_seconds", "quantile" => "0.5").set(status.epoch_p50.as_secs_f64());
+            metrics::gauge!("quikflow_engine_epoch_seconds", "quantile" => "0.99").set(status.epoch_p99.as_secs_f64());
+            for topology in status.topologies {
+                let label = [("topology", topology.name)];
+                metrics::gauge!("quikflow_topology_lag", &label).set(topology.lag as f64);
+                metrics::gauge!("quikflow_topology_late", &label).set(topology.books.late as f64);
+                metrics::gauge!("quikflow_topology_dead_letters", &label).set(topology.books.dead as f64);
+                metrics::gauge!("quikflow_topology_state_bytes", &label).set(topology.state_bytes as f64);
+                if let Some(watermark) = topology.watermark {
+                    metrics::gauge!("quikflow_topology_watermark_seconds", &label).set(watermark.0 as f64 / 1e6);
+                }
+            }
+        }
+        for sink in self.sinks.iter().flat_map(SinkRunner::status) {
+            metrics::gauge!("quikflow_sink_lag", "sink" => sink.sink).set(sink.lag as f64);
+        }
+        metrics::gauge!("quikflow_log_bytes").set(self.broker.stored_bytes() as f64);
+        metrics::gauge!("quikflow_log_wal_bytes").set(self.broker.wal_bytes() as f64);
+        self.metrics.render()
+    }
+
+    /// Whether the process can do its work, and what it waits for.
+    ///
+    /// # Errors
+    /// What is not ready, in words.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        let waiting: Vec<String> =
+            self.health().into_iter().filter(|part| !part.ready).map(|part| format!("{}: {}", part.part, part.detail)).collect();
+        if waiting.is_empty() { Ok(()) } else { Err(waiting.join("; ")) }
+    }
+
+    fn reset_blocking(&self, name: &str, from: ResetFrom) -> Result<Value, IntrospectionError> {
+        let Some(topology) = self.plan.topologies.iter().find(|t| t.name == name) else {
+            let known = self.plan.topologies.iter().map(|t| t.name.clone()).collect();
+            return Err(IntrospectionError::UnknownTopology { name: name.to_owned(), known });
+        };
+        let outputs = outputs_of(topology);
+        // Held to the end: nobody sees a half-reset engine, and two resets wait for each other.
+        let mut engine = self.engine.lock();
+        if let Some(running) = engine.take() {
+            running.stop().map_err(failed)?;
+        }
+        let reset = self.broker.reset_topology(name, &outputs, from);
+        if self.has_engine {
+            *engine = Some(super::start_engine(&self.plan, &self.broker, &self.clock, self.workers).map_err(failed)?);
+        }
+        reset.map_err(failed)?;
+        Ok(json!({ "topology": name, "reset": outputs, "from": if from == ResetFrom::Earliest { "earliest" } else { "latest" } }))
+    }
+}
+
+/// The topics that a topology writes, late ones among them.
+pub(crate) fn outputs_of(topology: &TopologyPlan) -> Vec<String> {
+    let mut names: Vec<String> =
+        topology.outputs.iter().map(|o| &o.topic).chain(topology.late.iter().flatten()).map(|topic| topic.name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The trait is the query side's, and `reset` has to outlive the request that asks for it.
+pub(crate) struct Asked(pub(crate) Arc<Inside>);
+
+#[async_trait::async_trait]
+impl Introspection for Asked {
+    fn lag(&self) -> Result<LagReport, IntrospectionError> {
+        self.0.read_lag().map_err(failed)
+    }
+
+    fn topologies(&self) -> Result<Vec<Value>, IntrospectionError> {
+        let status = self.0.engine_status();
+        let of = |topology: &Arc<TopologyPlan>| {
+            let running = status.as_ref().and_then(|s| s.topologies.iter().find(|t| t.name == topology.name));
+            json!({
+                "name": topology.name,
+                "doc": topology.doc,
+                "from": topology.sources.iter().map(|s| &s.topic.name).collect::<Vec<_>>(),
+                "to": topology.outputs.iter().map(|o| &o.topic.name).collect::<Vec<_>>(),
+                "late": topology.late.iter().flatten().map(|topic| &topic.name).collect::<Vec<_>>(),
+                "lag": running.map(|r| r.lag),
+                "watermark": running.and_then(|r| r.watermark).map(|w| crate::commands::rfc3339(w.0)),
+                "state_bytes": running.map(|r| r.state_bytes),
+                "books": running.map(|r| &r.books),
+                "unbalanced": running.map(|r| &r.unbalanced),
+            })
+        };
+        Ok(self.0.plan.topologies.iter().map(of).collect())
+    }
+
+    fn freshness(&self, table: &TableInfo) -> Freshness {
+        let writer = self.0.plan.topologies.iter().find(|t| t.outputs.iter().any(|o| o.topic.name == table.topic));
+        let status = self.0.engine_status();
+        let watermark = writer.and_then(|writer| {
+            let topologies = status.as_ref().map(|s| &s.topologies)?;
+            topologies.iter().find(|t| t.name == writer.name)?.watermark
+        });
+        Freshness { watermark, closed: None }
+    }
+
+    fn health(&self) -> Vec<PartHealth> {
+        self.0.health()
+    }
+
+    fn metrics(&self) -> String {
+        self.0.render_metrics()
+    }
+
+    async fn reset(&self, topology: &str, from: ResetFrom) -> Result<Value, IntrospectionError> {
+        let (inside, name) = (self.0.clone(), topology.to_owned());
+        tokio::task::spawn_blocking(move || inside.reset_blocking(&name, from)).await.map_err(failed)?
+    }
+}
+
+impl Inside {
+    fn health(&self) -> Vec<PartHealth> {
+        let mut parts = Vec::new();
+        if self.has_engine {
+            let engine = self.engine.lock();
+            let failure = engine.as_ref().and_then(Engine::failure).map(|error| error.to_string());
+            let detail = match (&*engine, failure) {
+                (None, _) => "restarting".to_owned(),
+                (_, Some(failure)) => failure,
+                _ => String::new(),
+            };
+            parts.push(PartHealth { part: "engine".into(), ready: detail.is_empty(), detail });
+        }
+        for sink in self.sinks.iter().flat_map(SinkRunner::status) {
+            let detail = match &sink.state {
+                State::Running => String::new(),
+                State::BackingOff { error, .. } => error.clone(),
+                State::Stopped { error } => error.clone().unwrap_or_else(|| "stopped".into()),
+            };
+            parts.push(PartHealth { part: format!("sink {}", sink.sink), ready: detail.is_empty(), detail });
+        }
+        parts
+    }
+}

@@ -1,0 +1,247 @@
+//! A running process: the rooms wired together over one data directory.
+//!
+//! Start: file → plan → log → stores → engine → sinks → addresses. Stop is the other way round:
+//! no new requests, what was taken is answered, the last epoch commits, sinks write what they hold,
+//! the log closes.
+
+mod filters;
+mod introspect;
+mod logging;
+mod served;
+
+pub(crate) use introspect::outputs_of;
+pub(crate) use logging::init as init_logging;
+
+use crate::commands::Part;
+use crate::exit::{Context, Failure};
+use crate::out;
+use introspect::Inside;
+use parking_lot::Mutex;
+use quikflow_gateway::{Auth, may_bind};
+use quikflow_pipelines::engine::{Engine, EngineOptions};
+use quikflow_pipelines::plan::{self, Plan};
+use quikflow_sinks::runner::{RunnerOptions, SinkRunner};
+use quikflow_sinks::stores::EmbeddedStores;
+use quikflow_topics::broker::Broker;
+use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
+use quikflow_topics::clock::{SharedClock, SystemClock};
+use quikflow_topics::diagnostics::{Severity, SourceFile};
+use quikflow_topics::{SinkSpec, TopicSpec};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// So long may sinks take to write what the topics hold when the process stops.
+const SINKS_DRAIN: Duration = Duration::from_secs(20);
+
+/// What a process is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// The parts that run.
+    pub(crate) parts: Vec<Part>,
+    /// The declaration file.
+    pub(crate) topologies: PathBuf,
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// Where ingest listens.
+    pub(crate) ingest: SocketAddr,
+    /// Where the query API listens.
+    pub(crate) query: SocketAddr,
+    /// Timely workers.
+    pub(crate) workers: usize,
+    /// What requests have to show.
+    pub(crate) auth: Auth,
+}
+
+/// A running process.
+pub(crate) struct Process {
+    runtime: tokio::runtime::Runtime,
+    inside: Arc<Inside>,
+    broker: Arc<EmbeddedBroker>,
+    closing: watch::Sender<bool>,
+    servers: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+    ingest: Option<SocketAddr>,
+    query: Option<SocketAddr>,
+}
+
+/// Reads a declaration file and plans it; diagnostics go to standard error.
+///
+/// # Errors
+/// Exit 2 when it cannot be read; `None` when it has mistakes.
+pub(crate) fn load(path: &Path) -> Result<(Arc<SourceFile>, plan::Loaded), Failure> {
+    let text = std::fs::read_to_string(path).usage(format!("{}: name the declaration file, or make one", path.display()))?;
+    let file = SourceFile::new(path.display().to_string(), text);
+    let loaded = plan::load(&file);
+    for diagnostic in &loaded.diagnostics {
+        out::diagnostic(&diagnostic.to_string());
+    }
+    Ok((file, loaded))
+}
+
+/// How many errors and warnings there are, in words.
+pub(crate) fn tally(loaded: &plan::Loaded) -> String {
+    let errors = loaded.diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+    let warnings = loaded.diagnostics.len() - errors;
+    format!("{errors} errors, {warnings} warnings")
+}
+
+impl Process {
+    /// Starts all parts that `setup` names.
+    ///
+    /// # Errors
+    /// Exit 2 for configuration, exit 1 for what fails.
+    pub(crate) fn start(setup: Setup) -> Result<Process, Failure> {
+        let has = |part: Part| setup.parts.contains(&part);
+        for (part, address) in [(Part::Ingest, setup.ingest), (Part::Query, setup.query)] {
+            if has(part) {
+                may_bind(address, &setup.auth).map_err(|error| Failure::usage(error.to_string()))?;
+            }
+        }
+        let (file, loaded) = load(&setup.topologies)?;
+        let tally = tally(&loaded);
+        let Some(plan) = loaded.plan else {
+            return Err(Failure::usage(format!("{}: {tally}; nothing was started", setup.topologies.display())));
+        };
+        let plan = Arc::new(plan);
+        let metrics = logging::recorder()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
+        let bind = |wanted: bool, address: SocketAddr| -> Result<Option<TcpListener>, Failure> {
+            let bound = wanted.then(|| runtime.block_on(TcpListener::bind(address)).usage(format!("cannot listen on {address}")));
+            bound.transpose()
+        };
+        let listeners = (bind(has(Part::Ingest), setup.ingest)?, bind(has(Part::Query), setup.query)?);
+        let clock = SystemClock::shared();
+        let broker = EmbeddedBroker::open(EmbeddedOptions::new(&setup.data, clock.clone()))?;
+        let followed = followed(&plan);
+        broker.ensure_topics(&all_topics(&plan)).map_err(|error| Failure::usage(error.to_string()))?;
+        let stores = EmbeddedStores::open(&setup.data, clock.clone(), &followed).usage("stores")?;
+        let read = stores.read_side();
+        let engine = if has(Part::Pipelines) { Some(start_engine(&plan, &broker, &clock, setup.workers)?) } else { None };
+        let sinks = if has(Part::Sinks) {
+            let _on = runtime.enter();
+            let setups = filters::setups(&file, followed)?;
+            let runner = SinkRunner::start(broker.clone(), Arc::new(stores), setups, clock.clone(), RunnerOptions::default());
+            Some(runner.map_err(|error| Failure::usage(error.to_string()))?)
+        } else {
+            None
+        };
+        let (closing, closed) = watch::channel(false);
+        let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
+        let (ingest, query) = (address(&listeners.0), address(&listeners.1));
+        let inside = Arc::new(Inside {
+            plan,
+            broker: broker.clone(),
+            engine: Mutex::new(engine),
+            sinks,
+            clock: clock.clone(),
+            workers: setup.workers,
+            has_engine: has(Part::Pipelines),
+            metrics,
+            ingest,
+            query,
+        });
+        let auth = Arc::new(setup.auth);
+        let mut servers = Vec::new();
+        if let Some(listener) = listeners.0 {
+            let router = served::ingest(&inside, &auth, closed.clone());
+            servers.push(served::spawn(&runtime, listener, router, closed.clone()));
+        }
+        if let Some(listener) = listeners.1 {
+            let router = served::query(&inside, &auth, read)?;
+            servers.push(served::spawn(&runtime, listener, router, closed));
+        }
+        Ok(Process { runtime, inside, broker, closing, servers, ingest, query })
+    }
+
+    /// The ingest address, where it is served.
+    pub(crate) fn ingest(&self) -> Option<String> {
+        self.ingest.map(|address| format!("http://{address}"))
+    }
+
+    /// The query address, where it is served.
+    pub(crate) fn query(&self) -> Option<String> {
+        self.query.map(|address| format!("http://{address}"))
+    }
+
+    /// Runs something beside the process on its threads.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits for SIGTERM or Ctrl-C.
+    ///
+    /// # Errors
+    /// A part that has failed by itself.
+    pub(crate) fn wait(&self) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut look = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Ok(()),
+                    ended = tokio::signal::ctrl_c() => return ended.map_err(Failure::from),
+                    _ = look.tick() => {
+                        if let Some(failure) = self.inside.failure().or_else(logging::panicked) {
+                            return Err(Failure::failed(failure));
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Stops taking requests, commits what was taken, and closes.
+    ///
+    /// # Errors
+    /// When the last epoch could not be committed.
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.closing.send_replace(true);
+        for server in self.servers {
+            match self.runtime.block_on(server) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "an address was not closed in good order"),
+                Err(error) => tracing::warn!(%error, "an address ended in disorder"),
+            }
+        }
+        let engine = self.inside.engine.lock().take();
+        let stopped = engine.map_or(Ok(()), Engine::stop);
+        if let Some(sinks) = &self.inside.sinks {
+            sinks.stop(SINKS_DRAIN);
+        }
+        self.broker.close();
+        self.runtime.shutdown_timeout(Duration::from_secs(2));
+        stopped.map_err(|error| Failure::failed(error.to_string()))
+    }
+}
+
+/// Every topic of a plan: declared, written, late.
+fn all_topics(plan: &Plan) -> Vec<Arc<TopicSpec>> {
+    let mut topics: std::collections::BTreeMap<String, Arc<TopicSpec>> = plan.catalogue.topics.clone();
+    for topology in &plan.topologies {
+        for topic in topology.outputs.iter().map(|o| &o.topic).chain(topology.late.iter().flatten()) {
+            topics.entry(topic.name.clone()).or_insert_with(|| topic.clone());
+        }
+    }
+    topics.into_values().collect()
+}
+
+/// The sinks with the topics that they follow.
+fn followed(plan: &Plan) -> Vec<(Arc<SinkSpec>, Arc<TopicSpec>)> {
+    let topics = all_topics(plan);
+    let of = |name: &str| topics.iter().find(|topic| topic.name == name).cloned();
+    plan.catalogue.sinks.iter().filter_map(|sink| Some((sink.clone(), of(&sink.from)?))).collect()
+}
+
+fn start_engine(plan: &Arc<Plan>, broker: &Arc<EmbeddedBroker>, clock: &SharedClock, workers: usize) -> Result<Engine, Failure> {
+    let options = EngineOptions { workers, ..EngineOptions::default() };
+    Engine::start(plan.clone(), broker.clone(), clock.clone(), options).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// As many workers as cores, at most four.
+pub(crate) fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
