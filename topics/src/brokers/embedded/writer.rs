@@ -294,6 +294,8 @@ impl Writer {
                     };
                 }
                 done.positions.push(places);
+                let repeated = (0_u32..).zip(&kept.keep).filter(|(_, keep)| !**keep);
+                done.repeated.push(repeated.map(|(row, _)| row).collect());
             }
         }
         for letter in &append.dead_letters {
