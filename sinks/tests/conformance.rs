@@ -1,0 +1,162 @@
+//! One suite for every store: the same calls, the same answers.
+//!
+//! Runs against all embedded twins; a real store joins by another line in `stores()`.
+//! Seeds are printed; `QUIKFLOW_SEED` repeats one.
+
+mod common;
+
+use common::{Model, Plan, rows_of};
+use quikflow_sinks::store::{ItemOutcome, ScanRequest, StoreError, StoreSet};
+use quikflow_topics::ids::{EventTime, Offset, PartitionId};
+use std::sync::Arc;
+use std::time::Duration;
+
+const STORES: [&str; 7] = ["mongodb", "elasticsearch", "clickhouse", "redis", "mysql", "audit", "outbox"];
+
+fn seed() -> u64 {
+    let seed = std::env::var("QUIKFLOW_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed_2026);
+    println!("seed {seed}");
+    seed
+}
+
+/// R13: whatever the order and the repetition in which batches come, the table is the newest row of each key.
+#[tokio::test]
+async fn r13_batches_in_any_order_and_number_give_the_same_rows() {
+    let seed = seed();
+    for store in STORES.into_iter().filter(|s| *s != "audit") {
+        for round in 0..3 {
+            let plan = Plan::new(store, seed.wrapping_add(round));
+            let open = plan.open();
+            let target = open.store_of(&plan.sink).expect("a store");
+            let mut model = Model::default();
+            for batch in plan.shuffled_batches() {
+                let outcomes = target.write(batch.clone()).await.expect("written");
+                assert!(outcomes.iter().all(|o| matches!(o, ItemOutcome::Written | ItemOutcome::Older)), "{store}: {outcomes:?}");
+                model.apply(&batch.rows);
+            }
+            target.maintain(EventTime(0)).await.expect("tidied");
+            let found = rows_of(&open.read_side(), &plan.sink.table);
+            assert_eq!(found, model.rows(), "{store}, seed {}", seed.wrapping_add(round));
+            // Once more from the start: nothing changes.
+            for batch in plan.batches() {
+                target.write(batch).await.expect("written again");
+            }
+            assert_eq!(rows_of(&open.read_side(), &plan.sink.table), model.rows(), "{store}, written twice");
+            drop((target, open));
+            // And after the process ended.
+            assert_eq!(rows_of(&plan.open().read_side(), &plan.sink.table), model.rows(), "{store}, opened again");
+        }
+    }
+}
+
+/// R7: of a window's rows the final one wins, even over open ones of later records.
+#[tokio::test]
+async fn r7_a_final_row_wins_over_open_ones() {
+    let plan = Plan::new("clickhouse", 1);
+    let open = plan.open();
+    let target = open.store_of(&plan.sink).expect("a store");
+    for (offset, value, last) in [(5, 50, true), (7, 70, false), (3, 30, false)] {
+        target.write(plan.batch(&[common::row(0, offset, "k", 60, value, last)])).await.expect("written");
+    }
+    assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 50)]);
+    target.write(plan.batch(&[common::row(0, 9, "k", 60, 90, true)])).await.expect("written");
+    assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 90)]);
+}
+
+/// R14: no offset passes a rejected row: it has to be a dead letter first.
+#[tokio::test]
+async fn r14_the_offset_waits_for_rejected_rows() {
+    for store in STORES {
+        let plan = Plan::new(store, 2);
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        let good = common::row(0, 0, "a", 60, 1, true);
+        let bad = common::Row { key: None, ..common::row(0, 1, "", 60, 2, true) };
+        let mut batch = plan.batch(&[good, bad]);
+        batch.next = [(PartitionId(0), Offset(2))].into();
+        let outcomes = target.write(batch.clone()).await.expect("an answer");
+        assert_eq!(outcomes[0], ItemOutcome::Written, "{store}");
+        assert!(matches!(&outcomes[1], ItemOutcome::Rejected { code, .. } if code == "null_key"), "{store}: {outcomes:?}");
+        assert!(target.progress(&plan.sink.name).await.expect("progress").positions.is_empty(), "{store}");
+        batch.rows = batch.rows.slice(0, 0);
+        target.write(batch.clone()).await.expect("an answer");
+        assert_eq!(target.progress(&plan.sink.name).await.expect("progress").positions, batch.next, "{store}");
+    }
+}
+
+/// R13: rows and offsets are of one generation; a cleared sink starts anew.
+#[tokio::test]
+async fn r13_a_cleared_sink_has_neither_rows_nor_offsets() {
+    for store in STORES {
+        let plan = Plan::new(store, 3);
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        let mut batch = plan.batch(&[common::row(0, 900, "a", 60, 1, true)]);
+        batch.next = [(PartitionId(0), Offset(901))].into();
+        target.write(batch.clone()).await.expect("written");
+        target.clear(&plan.sink.name).await.expect("cleared");
+        assert!(rows_of(&open.read_side(), &plan.sink.table).is_empty(), "{store}");
+        assert!(target.progress(&plan.sink.name).await.expect("progress").positions.is_empty(), "{store}");
+        // A lower offset of a higher generation is newer.
+        let mut next = plan.batch(&[common::row(0, 1, "a", 60, 2, true)]);
+        next.generation = 1;
+        target.write(batch).await.expect("written");
+        if store != "audit" {
+            target.write(next).await.expect("written");
+            assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("a".to_owned(), 60_000_000, 2)], "{store}");
+        }
+    }
+}
+
+/// R10: time-to-live counts from arrival, not from event time.
+#[tokio::test]
+async fn r10_rows_expire_by_arrival() {
+    for store in STORES {
+        let plan = Plan::with_ttl(store, Duration::from_secs(100));
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        // Arrival is 1,000 s + offset.
+        target.write(plan.batch(&[common::row(0, 0, "old", 5_000, 1, true), common::row(0, 50, "new", 10, 2, true)])).await.expect("written");
+        target.maintain(EventTime(1_120_000_000)).await.expect("tidied");
+        assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("new".to_owned(), 10_000_000, 2)], "{store}");
+    }
+}
+
+/// Columns in the order asked for, a range of time, and errors that name what is there.
+#[tokio::test]
+async fn scans_give_what_was_asked_for() {
+    for store in STORES {
+        let plan = Plan::new(store, 4);
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        let rows: Vec<_> = (0..100).map(|i| common::row(0, i, &format!("k{i:03}"), i as i64, i as i64, true)).collect();
+        target.write(plan.batch(&rows)).await.expect("written");
+        let tables = open.read_side().tables;
+        let request = ScanRequest {
+            columns: Some(vec!["value".into(), "k".into()]),
+            from: Some(EventTime(10_000_000)),
+            to: Some(EventTime(20_000_000)),
+            ..ScanRequest::default()
+        };
+        let scan = tables.scan(&plan.sink.table, &request).expect("a scan");
+        assert_eq!(scan.schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["value", "k"], "{store}");
+        let count: usize = scan.batches.map(|b| b.expect("a batch").num_rows()).sum();
+        assert_eq!(count, 10, "{store}");
+        let missing = ScanRequest { columns: Some(vec!["nothing".into()]), ..ScanRequest::default() };
+        assert!(matches!(tables.scan(&plan.sink.table, &missing), Err(StoreError::BadRequest(m)) if m.contains("value")), "{store}");
+        assert!(matches!(tables.scan("nowhere", &missing), Err(StoreError::BadRequest(m)) if m.contains(&plan.sink.table)), "{store}");
+    }
+}
+
+/// A key that changes, or a column of another type, would mix old rows with new ones (R12).
+#[tokio::test]
+async fn r12_a_table_of_another_form_is_refused() {
+    for store in STORES {
+        let plan = Plan::new(store, 5);
+        drop(plan.open());
+        let mut sink = (*plan.sink).clone();
+        sink.key = vec!["k".into()];
+        let opened = plan.open_as(Arc::new(sink));
+        assert!(matches!(opened.err(), Some(StoreError::Refused { message, .. }) if message.contains("key")), "{store}");
+    }
+}

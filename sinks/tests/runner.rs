@@ -1,0 +1,274 @@
+//! The sink runner over the embedded log, with a store that fails in all the ways it may.
+
+mod common;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::datatypes::Int64Type;
+use common::{rows_of, sink};
+use parking_lot::Mutex;
+use quikflow_sinks::runner::status::State;
+use quikflow_sinks::runner::{RunnerOptions, SinkRunner, SinkSetup};
+use quikflow_sinks::store::{ItemOutcome, SinkProgress, Store, StoreError, StoreSet, WriteBatch};
+use quikflow_sinks::stores::EmbeddedStores;
+use quikflow_topics::broker::{Append, Broker, ResetFrom, TopicRows};
+use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
+use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
+use quikflow_topics::clock::SystemClock;
+use quikflow_topics::dead_letter::{DeadLetterFilter, DeadLetterStatus};
+use quikflow_topics::ids::EventTime;
+use quikflow_topics::schema;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What goes wrong.
+#[derive(Default)]
+struct Faults {
+    /// So many calls find the store away.
+    away: u32,
+    /// A batch with this value is refused as a whole.
+    poison: Option<i64>,
+    /// So many batches have their first row busy.
+    busy: u32,
+    /// The password is wrong.
+    refuses: bool,
+    /// Sizes of the batches written.
+    sizes: Vec<usize>,
+}
+
+struct Flaky {
+    inner: Arc<dyn Store>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+#[async_trait::async_trait]
+impl Store for Flaky {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    async fn ensure(&self, sink: &SinkSpec, topic: &TopicSpec) -> Result<(), StoreError> {
+        self.inner.ensure(sink, topic).await
+    }
+    async fn progress(&self, sink: &str) -> Result<SinkProgress, StoreError> {
+        self.inner.progress(sink).await
+    }
+    async fn write(&self, mut batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
+        let mut busy = false;
+        {
+            let mut faults = self.faults.lock();
+            if faults.refuses {
+                return Err(StoreError::Refused { store: "flaky", message: "wrong password, look at QUIKFLOW_FLAKY_URL".into() });
+            }
+            if faults.away > 0 {
+                faults.away -= 1;
+                return Err(StoreError::Unavailable { store: "flaky", message: "away".into(), retry_after: None });
+            }
+            let values = batch.rows.column_by_name("value").expect("values").as_primitive::<Int64Type>();
+            if values.iter().flatten().any(|v| Some(v) == faults.poison) {
+                return Err(StoreError::BadRequest("a row cannot be taken".into()));
+            }
+            if faults.busy > 0 && batch.rows.num_rows() > 0 {
+                faults.busy -= 1;
+                busy = true;
+            }
+            faults.sizes.push(batch.rows.num_rows());
+        }
+        if busy {
+            // As if the first row was not written: no offset with it.
+            batch.next = self.inner.progress(&batch.sink.name).await?.positions;
+            batch.rows = batch.rows.slice(1, batch.rows.num_rows() - 1);
+            let mut outcomes = self.inner.write(batch).await?;
+            outcomes.insert(0, ItemOutcome::Busy);
+            return Ok(outcomes);
+        }
+        self.inner.write(batch).await
+    }
+    async fn clear(&self, sink: &str) -> Result<(), StoreError> {
+        self.inner.clear(sink).await
+    }
+    async fn maintain(&self, now: EventTime) -> Result<(), StoreError> {
+        self.inner.maintain(now).await
+    }
+}
+
+struct Set {
+    stores: Arc<EmbeddedStores>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+impl StoreSet for Set {
+    fn store_of(&self, sink: &SinkSpec) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::new(Flaky { inner: self.stores.store_of(sink)?, faults: self.faults.clone() }))
+    }
+    fn all(&self) -> Vec<Arc<dyn Store>> {
+        self.stores.all()
+    }
+}
+
+struct World {
+    runtime: tokio::runtime::Runtime,
+    _dir: tempfile::TempDir,
+    broker: Arc<EmbeddedBroker>,
+    stores: Arc<EmbeddedStores>,
+    faults: Arc<Mutex<Faults>>,
+    setup: SinkSetup,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().expect("a folder");
+        let clock = SystemClock::shared();
+        let broker = EmbeddedBroker::open(EmbeddedOptions { sync: false, ..EmbeddedOptions::new(dir.path(), clock.clone()) }).expect("a log");
+        let mut topic = TopicSpec::new("rows", TopicKind::Rows);
+        topic.partitions = 3;
+        topic.fields = vec![
+            FieldSpec::new("k", FieldType::String),
+            FieldSpec::new("window_start", FieldType::Timestamp),
+            FieldSpec::new("value", FieldType::Int),
+        ];
+        let topic = Arc::new(topic);
+        broker.ensure_topics(std::slice::from_ref(&topic)).expect("topics");
+        let sink = Arc::new(sink("s", "rows", "mongodb", "t", &["k"]));
+        let stores = Arc::new(EmbeddedStores::open(dir.path(), clock, &[(sink.clone(), topic.clone())]).expect("stores"));
+        let setup = SinkSetup { sink, topic, filter: None };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        World { runtime, _dir: dir, broker, stores, faults: Arc::default(), setup }
+    }
+
+    fn append(&self, values: std::ops::Range<i64>) {
+        let count = (values.end - values.start) as usize;
+        let keys = || Arc::new(StringArray::from_iter_values(values.clone().map(|v| format!("k{v:04}")))) as ArrayRef;
+        let times = || {
+            let times: Vec<i64> = values.clone().map(|v| 1_700_000_000_000_000 + v).collect();
+            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")) as ArrayRef
+        };
+        let spec = self.setup.topic.append_schema();
+        let columns = spec.fields().iter().map(|f| match f.name().as_str() {
+            schema::KEY | "k" => keys(),
+            schema::EVENT_TIME | "window_start" => times(),
+            schema::TYPE => Arc::new(StringArray::from_iter_values(values.clone().map(|_| "ROW"))) as ArrayRef,
+            "value" => Arc::new(Int64Array::from_iter_values(values.clone())) as ArrayRef,
+            _ => new_null_array(f.data_type(), count),
+        });
+        let rows = RecordBatch::try_new(spec.clone(), columns.collect()).expect("a batch");
+        let rows = vec![TopicRows { topic: self.setup.topic.clone(), rows }];
+        self.broker.append(Append { rows, ..Append::default() }).expect("taken").wait().expect("durable");
+    }
+
+    fn start(&self, setup: SinkSetup) -> SinkRunner {
+        let _entered = self.runtime.enter();
+        let set = Arc::new(Set { stores: self.stores.clone(), faults: self.faults.clone() });
+        let options = RunnerOptions {
+            linger: Duration::ZERO,
+            back_off: Duration::from_millis(1),
+            max_back_off: Duration::from_millis(4),
+            replays: Duration::from_millis(5),
+            ..RunnerOptions::default()
+        };
+        SinkRunner::start(self.broker.clone(), set, vec![setup], SystemClock::shared(), options).expect("a runner")
+    }
+
+    /// Waits for the log to move, or a little, until it holds.
+    fn until(&self, runner: &SinkRunner, holds: impl Fn(&SinkRunner) -> bool) {
+        for _ in 0..4_000 {
+            let seen = self.broker.wakeup().version();
+            if holds(runner) {
+                return;
+            }
+            self.broker.wakeup().wait(seen, Duration::from_millis(5));
+        }
+        panic!("it never held: {:?}", runner.status());
+    }
+
+    fn values(&self) -> Vec<i64> {
+        rows_of(&self.stores.read_side(), "t").into_iter().map(|(_, _, value)| value).collect()
+    }
+}
+
+/// R13, R14: away, busy, poisoned: everything else arrives once, the poisoned row is a dead letter, and its
+/// replay writes it once.
+#[test]
+fn r14_faults_cost_no_row_and_a_poisoned_one_becomes_a_dead_letter() {
+    let world = World::new();
+    *world.faults.lock() = Faults { away: 7, poison: Some(77), busy: 3, ..Faults::default() };
+    world.append(0..200);
+    let runner = world.start(world.setup.clone());
+    world.until(&runner, |r| r.status()[0].lag == 0);
+    assert_eq!(runner.status()[0].dead, 1);
+    assert_eq!(runner.status()[0].state, State::Running);
+    assert!(world.faults.lock().sizes.len() > 5, "the batch was cut into halves");
+    let all = |skip: Option<i64>| (0..200).filter(|v| Some(*v) != skip).collect::<Vec<_>>();
+    assert_eq!(world.values(), all(Some(77)));
+    let letters = world.broker.dead_letters(&DeadLetterFilter::default()).expect("letters");
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0].1;
+    let origin = letter.origin.as_ref().expect("an origin");
+    assert_eq!(letter.id, format!("sink:s:rows:{}:{}", origin.partition, origin.offset));
+    assert_eq!((letter.cause.as_str(), letter.step.as_deref()), ("sink", Some("s")));
+    // Still poisoned: the replay opens it again. Then healed: written, marked.
+    let ids = [letter.id.clone()];
+    world.broker.mark_dead_letters(&ids, DeadLetterStatus::Replaying).expect("marked");
+    let status = |of: DeadLetterStatus| {
+        let filter = DeadLetterFilter { status: Some(of), ..DeadLetterFilter::default() };
+        world.broker.dead_letters(&filter).expect("letters").len()
+    };
+    world.until(&runner, |_| status(DeadLetterStatus::Open) == 1);
+    world.faults.lock().poison = None;
+    world.broker.mark_dead_letters(&ids, DeadLetterStatus::Replaying).expect("marked");
+    world.until(&runner, |_| status(DeadLetterStatus::Replayed) == 1);
+    assert_eq!(world.values(), all(None));
+    let progress = world.broker.group_offsets("sink:s").expect("offsets");
+    assert_eq!(progress.values().map(|o| o.0).sum::<u64>(), 200, "retention knows how far the sink is");
+    runner.stop(Duration::from_secs(10));
+}
+
+/// A stop drains what the topic holds; the next start goes on from the store's own offsets.
+#[test]
+fn a_stop_drains_and_a_start_goes_on() {
+    let world = World::new();
+    for part in 0..4 {
+        world.append(part * 50..(part + 1) * 50);
+        let runner = world.start(world.setup.clone());
+        runner.stop(Duration::from_secs(30));
+        assert_eq!(world.values(), (0..(part + 1) * 50).collect::<Vec<_>>());
+        assert_eq!(runner.status()[0].written, 50, "none twice");
+        assert_eq!(runner.status()[0].state, State::Stopped { error: None });
+    }
+}
+
+/// R13: a reset topic's records replace the rows of the old ones.
+#[test]
+fn r13_a_reset_topic_starts_its_sink_anew() {
+    let world = World::new();
+    world.append(0..100);
+    let runner = world.start(world.setup.clone());
+    world.until(&runner, |_| world.values().len() == 100);
+    world.broker.reset_topology("t", &["rows".into()], ResetFrom::Earliest).expect("reset");
+    world.append(500..510);
+    world.until(&runner, |_| world.values() == (500..510).collect::<Vec<_>>());
+    runner.stop(Duration::from_secs(10));
+}
+
+/// A refusal ends the sink and says which setting; a filter keeps rows out, and its failures are dead letters.
+#[test]
+fn refusals_stop_and_filters_filter() {
+    let world = World::new();
+    world.append(0..20);
+    world.faults.lock().refuses = true;
+    let runner = world.start(world.setup.clone());
+    world.until(&runner, |r| r.status()[0].state.is_stopped());
+    assert!(matches!(&runner.status()[0].state, State::Stopped { error: Some(e) } if e.contains("QUIKFLOW_FLAKY_URL")));
+    runner.stop(Duration::ZERO);
+    world.faults.lock().refuses = false;
+    let mut setup = world.setup.clone();
+    setup.filter = Some(Arc::new(|rows: &RecordBatch| {
+        let values = rows.column_by_name("value").expect("values").as_primitive::<Int64Type>();
+        if values.iter().any(|v| v == Some(13)) { Err("thirteen".into()) } else { Ok(values.iter().map(|v| v.map(|v| v % 2 == 1)).collect::<BooleanArray>()) }
+    }));
+    let runner = world.start(setup);
+    runner.stop(Duration::from_secs(10));
+    assert_eq!(world.values(), (0..20).filter(|v| v % 2 == 1 && *v != 13).collect::<Vec<_>>());
+    let status = &runner.status()[0];
+    assert_eq!((status.written, status.filtered, status.dead, status.lag), (9, 10, 1, 0));
+    let letters = world.broker.dead_letters(&DeadLetterFilter::default()).expect("letters");
+    assert_eq!(letters[0].1.cause, "expression");
+}
