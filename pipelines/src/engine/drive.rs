@@ -56,7 +56,8 @@ struct Driver {
     seen: u64,
     /// Something may have come since the last look.
     news: bool,
-    last_epoch: Duration,
+    /// When the last epoch was made.
+    last_epoch: Option<Duration>,
 }
 
 /// Reads what is stored, starts the threads, and returns the inbox and the driver.
@@ -146,7 +147,7 @@ fn drive(
         pending: VecDeque::new(),
         seen: 0,
         news: true,
-        last_epoch: Duration::ZERO,
+        last_epoch: None,
     };
     let outcome = driver.gather_workers(&commands, reports).and_then(|()| driver.run(reports));
     for command in &commands {
@@ -256,8 +257,8 @@ impl Driver {
                 // While an epoch is in flight, what it waits for is not known yet.
                 return Ok(by_time.filter(|_| self.pending.is_empty()).map_or(NAP, |wait| wait.clamp(Duration::from_millis(1), NAP)));
             }
-            let rest = (self.last_epoch + self.options.epoch_interval).saturating_sub(elapsed);
-            if !rest.is_zero() && self.last_epoch != Duration::ZERO && self.scheduler.at_end() {
+            let rest = self.last_epoch.map_or(Duration::ZERO, |last| (last + self.options.epoch_interval).saturating_sub(elapsed));
+            if !rest.is_zero() && self.scheduler.at_end() {
                 return Ok(rest);
             }
             self.seen = self.broker.wakeup().version();
@@ -267,7 +268,7 @@ impl Driver {
             self.news = !self.scheduler.at_end();
             match made {
                 Some(made) => {
-                    self.last_epoch = elapsed.max(Duration::from_micros(1));
+                    self.last_epoch = Some(elapsed);
                     self.hand_in(made, elapsed)?;
                 }
                 None if self.news => {}
@@ -282,7 +283,7 @@ impl Driver {
 
     fn caught_up(&self) {
         let all = self.pending.is_empty() && self.scheduler.at_end() && self.broker.wakeup().version() == self.seen;
-        self.watch.update(|status| status.caught_up = all);
+        self.watch.caught_up(all, self.seen);
     }
 
     fn hand_in(&mut self, made: MadeEpoch, elapsed: Duration) -> Result<(), EngineError> {

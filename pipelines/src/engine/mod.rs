@@ -176,10 +176,10 @@ impl Engine {
         status
     }
 
-    /// Blocks until everything in the log has been read and committed, the engine has ended, or the
+    /// Blocks until everything that is in the log now has been read and committed, the engine has ended, or the
     /// time is over; returns whether it had caught up.
     pub fn wait_caught_up(&self, timeout: Duration) -> bool {
-        self.watch.wait_caught_up(timeout)
+        self.watch.wait_caught_up(self.broker.wakeup().version(), timeout)
     }
 
     /// Why the engine ended by itself, if it did.

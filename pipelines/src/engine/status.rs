@@ -61,6 +61,8 @@ struct State {
     failure: Option<EngineError>,
     ended: bool,
     stop: Option<bool>,
+    /// The version of the log with which it had caught up last.
+    caught_up_with: u64,
 }
 
 /// Shared by the engine's threads and whoever asks.
@@ -92,6 +94,17 @@ impl Watch {
     /// Changes the figures.
     pub(crate) fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
         change(&mut self.state.lock().status);
+        self.moved.notify_all();
+    }
+
+    /// Notes whether everything up to a version of the log has been read and committed.
+    pub(crate) fn caught_up(&self, all: bool, version: u64) {
+        let mut state = self.state.lock();
+        state.status.caught_up = all;
+        if all {
+            state.caught_up_with = version;
+        }
+        drop(state);
         self.moved.notify_all();
     }
 
@@ -138,18 +151,18 @@ impl Watch {
 
     /// Blocks until everything has been read and committed, the engine has ended, or the time is over.
     #[allow(clippy::disallowed_methods, reason = "a wait of a caller, no time of a record")]
-    pub fn wait_caught_up(&self, timeout: Duration) -> bool {
+    pub(crate) fn wait_caught_up(&self, version: u64, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut state = self.state.lock();
         loop {
             if state.ended || state.failure.is_some() {
                 return false;
             }
-            if state.status.caught_up {
+            if state.status.caught_up && state.caught_up_with >= version {
                 return true;
             }
             if self.moved.wait_until(&mut state, until).timed_out() {
-                return state.status.caught_up;
+                return state.status.caught_up && state.caught_up_with >= version;
             }
         }
     }
