@@ -56,6 +56,29 @@ impl MemoryBroker {
         self.state.lock().commits_left = commits;
     }
 
+    /// Appends to the partition given instead of the keys' own.
+    ///
+    /// # Errors
+    /// Unknown topics and partitions.
+    pub fn append_to(&self, append: Append, partition: Option<u32>) -> Result<(), BrokerError> {
+        self.take(append, partition).map(drop)
+    }
+
+    fn take(&self, append: Append, partition: Option<u32>) -> Result<Appended, BrokerError> {
+        let mut state = self.state.lock();
+        let mut appended = Appended::default();
+        for rows in &append.rows {
+            let topic = state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
+            let places = topic.append(&rows.rows, self.clock.now(), partition)?;
+            appended.accepted += places.len() as u64;
+            appended.positions.push(places.into_iter().map(Some).collect());
+        }
+        state.dead.extend(append.dead_letters);
+        drop(state);
+        self.wakeup.bump();
+        Ok(appended)
+    }
+
     /// All records of a topic in its whole schema, in the order of commits.
     ///
     /// # Errors
@@ -89,10 +112,13 @@ fn column<'a, T: 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a T, B
 
 impl Topic {
     /// Gives rows their partitions, offsets and arrival time; yields the places by row.
-    fn append(&mut self, rows: &RecordBatch, now: EventTime) -> Result<Vec<(PartitionId, Offset)>, BrokerError> {
+    fn append(&mut self, rows: &RecordBatch, now: EventTime, to: Option<u32>) -> Result<Vec<(PartitionId, Offset)>, BrokerError> {
         let keys: &StringArray = column(rows, KEY)?;
-        let partitions: Vec<u32> =
-            (0..rows.num_rows()).map(|row| partition_of(keys.is_valid(row).then(|| keys.value(row)), self.spec.partitions).0).collect();
+        if to.is_some_and(|to| to >= self.spec.partitions) {
+            return Err(storage(format!("topic `{}` has only {} partitions", self.spec.name, self.spec.partitions)));
+        }
+        let own = |row| partition_of(keys.is_valid(row).then(|| keys.value(row)), self.spec.partitions).0;
+        let partitions: Vec<u32> = (0..rows.num_rows()).map(|row| to.unwrap_or_else(|| own(row))).collect();
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         order.sort_by_key(|row| partitions[*row as usize]);
         let mut places = vec![(PartitionId(0), Offset(0)); rows.num_rows()];
@@ -251,18 +277,7 @@ impl Broker for MemoryBroker {
     }
 
     fn append(&self, append: Append) -> Result<Ticket<Appended>, BrokerError> {
-        let mut state = self.state.lock();
-        let mut appended = Appended::default();
-        for rows in &append.rows {
-            let topic = state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
-            let places = topic.append(&rows.rows, self.clock.now())?;
-            appended.accepted += places.len() as u64;
-            appended.positions.push(places.into_iter().map(Some).collect());
-        }
-        state.dead.extend(append.dead_letters);
-        drop(state);
-        self.wakeup.bump();
-        Ok(answered(appended))
+        self.take(append, None).map(answered)
     }
 
     fn commit_epoch(&self, commit: EpochCommit) -> Result<Ticket<()>, BrokerError> {
@@ -278,7 +293,7 @@ impl Broker for MemoryBroker {
         state.epoch = commit.epoch;
         for rows in &commit.outputs {
             let topic = state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
-            topic.append(&rows.rows, self.clock.now())?;
+            topic.append(&rows.rows, self.clock.now(), None)?;
         }
         for piece in commit.state {
             let own = |other: &StatePiece| other.topology == piece.topology && other.step == piece.step;
