@@ -66,9 +66,9 @@ fn run_case(plan: &Plan, case: &TestCase) -> Result<String, String> {
     broker.ensure_topics(&topics(&plan)).map_err(|error| error.to_string())?;
     let failed = |error: EngineError| error.to_string();
     let mut engine = VirtualEngine::new(Arc::new(plan), broker.clone(), shared).map_err(failed)?;
-    let decoder = Decoder::new(&engine.plan().catalogue, Limits::default());
+    let giver = Giver::new(&engine.plan().catalogue, broker.clone(), clock);
     for given in &case.given {
-        give(&engine.plan().catalogue, &decoder, &broker, &clock, given)?;
+        giver.give(given)?;
         engine.run().map_err(failed)?;
     }
     if case.close {
@@ -116,18 +116,38 @@ pub fn topics(plan: &Plan) -> Vec<Arc<quikflow_topics::catalogue::TopicSpec>> {
     topics
 }
 
-fn give(catalogue: &Catalogue, decoder: &Decoder, broker: &MemoryBroker, clock: &ManualClock, given: &Given) -> Result<(), String> {
-    let ahead = given.at.0.saturating_sub(clock.now().0);
-    let Some(record) = &given.record else {
-        clock.advance(Duration::from_micros(u64::try_from(ahead).unwrap_or(0)));
-        return Ok(());
-    };
-    if ahead > 0 {
-        clock.set(given.at);
+/// Brings the records of tests into a log in memory, and moves its clock.
+pub struct Giver {
+    catalogue: Catalogue,
+    decoder: Decoder,
+    broker: Arc<MemoryBroker>,
+    clock: Arc<ManualClock>,
+}
+
+impl Giver {
+    /// For the events that `catalogue` declares.
+    pub fn new(catalogue: &Catalogue, broker: Arc<MemoryBroker>, clock: Arc<ManualClock>) -> Giver {
+        Giver { catalogue: catalogue.clone(), decoder: Decoder::new(catalogue, Limits::default()), broker, clock }
     }
-    let rows = rows(catalogue, decoder, given.at, record)?;
-    let append = Append { rows: vec![rows], ..Append::default() };
-    broker.append_to(append, record.partition).map_err(|error| error.to_string())
+
+    /// Appends a record, or lets time go on.
+    ///
+    /// # Errors
+    /// What the door would say.
+    pub fn give(&self, given: &Given) -> Result<(), String> {
+        let ahead = given.at.0.saturating_sub(self.clock.now().0);
+        let Some(record) = &given.record else {
+            self.clock.advance(Duration::from_micros(u64::try_from(ahead).unwrap_or(0)));
+            self.broker.wakeup().bump();
+            return Ok(());
+        };
+        if ahead > 0 {
+            self.clock.set(given.at);
+        }
+        let rows = rows(&self.catalogue, &self.decoder, given.at, record)?;
+        let append = Append { rows: vec![rows], ..Append::default() };
+        self.broker.append_to(append, record.partition).map_err(|error| error.to_string())
+    }
 }
 
 fn rows(catalogue: &Catalogue, decoder: &Decoder, at: EventTime, record: &GivenRecord) -> Result<TopicRows, String> {
