@@ -8,7 +8,7 @@
 mod compare;
 mod run;
 
-pub use compare::rows_of;
+pub use compare::{Row, rows_of};
 pub use run::VirtualEngine;
 
 use crate::engine::EngineError;

@@ -57,14 +57,9 @@ pub enum EngineError {
     /// A worker panicked; restart goes on from the last committed epoch.
     #[error("a worker panicked: {0}; restart to go on from the last committed epoch")]
     Panicked(String),
-    /// The stored state is of another plan (R12).
-    #[error("topology `{topology}`: {what}; its stored state no longer fits: `quikflow reset --topology {topology}` rebuilds state and output")]
-    Incompatible {
-        /// The topology.
-        topology: String,
-        /// What has changed.
-        what: String,
-    },
+    /// The stored state is of another plan (R12); says which topology and step, and the remedy.
+    #[error("{0}")]
+    Incompatible(String),
     /// Stored time or accounts cannot be read.
     #[error("the stored {what} of topology `{topology}` cannot be read: {message}; `quikflow reset --topology {topology}` rebuilds it")]
     Stored {

@@ -3,7 +3,7 @@
 use super::EngineError;
 use super::books::TopologyBooks;
 use super::time::TopologyTime;
-use crate::plan::{Plan, TopologyPlan};
+use crate::plan::{Plan, compatible};
 use quikflow_topics::broker::{Broker, TopologyState};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::ids::Epoch;
@@ -32,11 +32,6 @@ pub struct Recovered {
     pub books: Vec<TopologyBooks>,
 }
 
-/// What a topology's stored state depends on: by the names of its stateful steps.
-pub fn fingerprint(plan: &TopologyPlan) -> BTreeMap<String, String> {
-    plan.nodes.iter().filter_map(|node| Some((node.name.clone(), node.step.fingerprint()?))).collect()
-}
-
 /// Reads what every topology of the plan left behind; a topology without a trace starts anew.
 ///
 /// # Errors
@@ -56,7 +51,7 @@ pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, Engin
         };
         if let Some(bytes) = state.meta.get(meta::FINGERPRINT) {
             let before: BTreeMap<String, String> = serde_json::from_slice(bytes).map_err(stored(meta::FINGERPRINT))?;
-            compare(topology, &before)?;
+            compatible(topology, &before).map_err(|mistakes| EngineError::Incompatible(mistakes.join("; ")))?;
         }
         recovered.times.push(match state.meta.get(meta::TIME) {
             Some(bytes) => TopologyTime::restore(bytes, &topics).map_err(stored(meta::TIME))?,
@@ -69,20 +64,4 @@ pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, Engin
         recovered.states.push(state);
     }
     Ok(recovered)
-}
-
-fn compare(topology: &TopologyPlan, before: &BTreeMap<String, String>) -> Result<(), EngineError> {
-    let now = fingerprint(topology);
-    let refuse = |what: String| EngineError::Incompatible { topology: topology.name.clone(), what };
-    for (step, text) in before {
-        match now.get(step) {
-            None => return Err(refuse(format!("stateful step `{step}` is gone"))),
-            Some(other) if other != text => return Err(refuse(format!("step `{step}` was `{text}` and is now `{other}`"))),
-            Some(_) => {}
-        }
-    }
-    match now.keys().find(|step| !before.contains_key(*step)) {
-        Some(step) => Err(refuse(format!("stateful step `{step}` is new"))),
-        None => Ok(()),
-    }
 }
