@@ -5,10 +5,15 @@
 
 mod accumulators;
 mod branch;
+pub mod chain;
 mod codec;
 mod common;
+mod count_within;
+mod dedupe;
 mod explode;
 mod filter;
+mod join;
+mod keyed;
 mod keys;
 mod map;
 mod rekey;
@@ -20,8 +25,19 @@ mod window;
 use crate::step::StepKind;
 
 /// Every kind of step, in the order of the reference.
-pub const KINDS: &[&StepKind] =
-    &[&validate::KIND, &filter::KIND, &map::KIND, &branch::KIND, &explode::KIND, &rekey::KIND, &window::KIND];
+pub const KINDS: &[&StepKind] = &[
+    &validate::KIND,
+    &filter::KIND,
+    &map::KIND,
+    &branch::KIND,
+    &explode::KIND,
+    &rekey::KIND,
+    &dedupe::KIND,
+    &window::KIND,
+    &join::KIND,
+    &count_within::KIND,
+    &chain::KIND,
+];
 
 /// The kind of this name.
 pub fn kind(name: &str) -> Option<&'static StepKind> {

@@ -156,6 +156,15 @@ impl Accumulator for Distinct {
                 self.insert(*slot, starts[position], hash);
             }
         }
+        if !merge {
+            // What was restored has been written before.
+            for (slot, start) in slots.iter().zip(starts).filter(|(slot, _)| **slot != NO_SLOT) {
+                self.cells[*slot as usize].fresh = false;
+                if let Some(pairs) = self.windows.get_mut(start) {
+                    pairs.written = pairs.pairs.len();
+                }
+            }
+        }
         Ok(())
     }
 
