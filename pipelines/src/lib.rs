@@ -21,6 +21,7 @@ pub mod expr;
 pub mod memory;
 pub mod operator;
 pub mod plan;
+pub mod schema_json;
 pub mod step;
 pub mod steps;
 pub mod topology;

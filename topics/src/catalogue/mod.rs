@@ -5,6 +5,7 @@
 //! A topic's columns are the union of its event types' fields; one name has one type in a topic
 //! (R12).
 
+pub mod json_schema;
 pub mod parse;
 
 use crate::schema;
