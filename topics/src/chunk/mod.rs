@@ -16,6 +16,8 @@ pub mod header;
 pub mod integers;
 pub mod rest;
 pub mod rows;
+#[cfg(test)]
+mod tests;
 
 /// The version of this form, in every header. Another version is refused, never guessed.
 pub const FORMAT_VERSION: u8 = 1;

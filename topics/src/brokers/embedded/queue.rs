@@ -35,6 +35,7 @@ struct Inner {
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     news: Condvar,
+    closing: Condvar,
     max_count: usize,
     max_bytes: usize,
 }
@@ -46,7 +47,7 @@ const GROUP_COUNT: usize = 4_096;
 
 impl Queue {
     pub(super) fn new(max_count: usize, max_bytes: usize) -> Queue {
-        Queue { inner: Mutex::default(), news: Condvar::new(), max_count, max_bytes }
+        Queue { inner: Mutex::default(), news: Condvar::new(), closing: Condvar::new(), max_count, max_bytes }
     }
 
     /// Fails early, before the work of encoding, when there is no room.
@@ -128,6 +129,16 @@ impl Queue {
     pub(super) fn close(&self) {
         self.inner.lock().closed = true;
         self.news.notify_all();
+        self.closing.notify_all();
+    }
+
+    /// Waits so long, or until it is closed; whether it is.
+    pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
+        let mut inner = self.inner.lock();
+        if !inner.closed {
+            self.closing.wait_for(&mut inner, timeout);
+        }
+        inner.closed
     }
 
     /// Whether it was closed.

@@ -110,6 +110,20 @@ pub(super) type Topics = BTreeMap<String, Arc<TopicState>>;
 
 /// Reads all topics and their extents.
 pub(super) fn load(conn: &Connection) -> Result<Topics, BrokerError> {
+    let topics = load_declared(conn)?;
+    for (name, topic) in &topics {
+        let declared = topic.extent.lock().clone();
+        let extent = load_extent(conn, topic.id, declared.ends, declared.next_chunk);
+        *topic.extent.lock() = extent.map_err(|e| match e {
+            BrokerError::Corrupt(what) => BrokerError::Corrupt(format!("topic `{name}`: {what}")),
+            e => e,
+        })?;
+    }
+    Ok(topics)
+}
+
+/// Reads all topics, without looking at their chunks.
+pub(super) fn load_declared(conn: &Connection) -> Result<Topics, BrokerError> {
     let mut statement = conn.prepare("select id, name, spec, layout, generation, ends, next_chunk from topics")?;
     let mut rows = statement.query([])?;
     let mut topics = Topics::new();
@@ -122,7 +136,7 @@ pub(super) fn load(conn: &Connection) -> Result<Topics, BrokerError> {
         let ends = ends.chunks_exact(8).map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
         let mut ends: Vec<u64> = ends.collect();
         ends.resize(spec.partitions as usize, 0);
-        let extent = load_extent(conn, id, ends, row.get::<_, i64>(6)? as u64)?;
+        let extent = Extent { chunks: BTreeMap::new(), ends, next_chunk: row.get::<_, i64>(6)? as u64 };
         let state = TopicState {
             id,
             spec: RwLock::new(Arc::new(spec)),

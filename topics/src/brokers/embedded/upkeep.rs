@@ -1,6 +1,7 @@
 //! What the writer does between transactions: checkpoints, the size limit, retention, the ends of
 //! old ids, free pages; and topics made and reset.
 
+use super::Shared;
 use super::sql::{self, UNIT, space};
 use super::topic::{self, Ensured, TopicState};
 use super::writer::Writer;
@@ -153,31 +154,6 @@ impl Writer {
         Ok(())
     }
 
-    /// The slowest registered group's next offset in each partition (R10).
-    pub(super) fn slowest(&self, topic: &TopicSpec) -> Result<Vec<u64>, BrokerError> {
-        let mut groups: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-        let mut add = |key: &str, next: u64| {
-            let mut parts = key.split(UNIT);
-            if let (Some(group), Some(of), Some(partition)) = (parts.next(), parts.next(), parts.next())
-                && of == topic.name
-            {
-                groups.entry(group.to_owned()).or_default().insert(partition.to_owned(), next);
-            }
-        };
-        for (key, next) in &self.shared.progress.lock().0 {
-            add(key, *next);
-        }
-        for (key, value) in sql::list(&self.conn, space::OFFSET, "")? {
-            add(&key, value.try_into().map_or(0, u64::from_le_bytes));
-        }
-        let partition = |p: u32| {
-            let p = p.to_string();
-            // A partition that a group has not mentioned is one it has not read.
-            groups.values().map(|g| g.get(&p).copied().unwrap_or(0)).min().unwrap_or(u64::MAX)
-        };
-        Ok((0..topic.partitions).map(partition).collect())
-    }
-
     /// Deletes the oldest chunks whose time is over; whether there were any.
     fn retain(&mut self, topic: &Arc<TopicState>) -> Result<bool, BrokerError> {
         let spec = topic.spec();
@@ -190,7 +166,7 @@ impl Writer {
         if old.is_empty() {
             return Ok(false);
         }
-        let slowest = self.slowest(&spec)?;
+        let slowest = slowest(&self.shared, &self.conn, &spec)?;
         let mut gone = Vec::new();
         for id in old {
             let Some((_, header)) = super::slice::header_at(&self.conn, topic.id, id)? else { break };
@@ -275,6 +251,31 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// The slowest registered group's next offset in each partition (R10).
+pub(super) fn slowest(shared: &Shared, conn: &Connection, topic: &TopicSpec) -> Result<Vec<u64>, BrokerError> {
+    let mut groups: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+    let mut add = |key: &str, next: u64| {
+        let mut parts = key.split(UNIT);
+        if let (Some(group), Some(of), Some(partition)) = (parts.next(), parts.next(), parts.next())
+            && of == topic.name
+        {
+            groups.entry(group.to_owned()).or_default().insert(partition.to_owned(), next);
+        }
+    };
+    for (key, next) in &shared.progress.lock().0 {
+        add(key, *next);
+    }
+    for (key, value) in sql::list(conn, space::OFFSET, "")? {
+        add(&key, value.try_into().map_or(0, u64::from_le_bytes));
+    }
+    let partition = |p: u32| {
+        let p = p.to_string();
+        // A partition that a group has not mentioned is one it has not read.
+        groups.values().map(|g| g.get(&p).copied().unwrap_or(0)).min().unwrap_or(u64::MAX)
+    };
+    Ok((0..topic.partitions).map(partition).collect())
 }
 
 /// Deletes a chunk and its big columns.
