@@ -1,6 +1,7 @@
 //! `quikflow schema`: the JSON Schema of `topologies.toml`.
 
-use crate::exit::{Ended, Failure};
+use crate::exit::{Ended, Failure, Outcome};
+use crate::out;
 
 /// Prints the JSON Schema of topologies.toml, so that editors complete and check it
 #[derive(Debug, clap::Args)]
@@ -11,5 +12,7 @@ pub(crate) struct Args {}
 
 /// Does it.
 pub(crate) fn run(_args: &Args) -> Ended {
-    Err(Failure::failed("the JSON Schema of topologies.toml is not in this build"))
+    let schema = quikflow_pipelines::schema_json::json_schema();
+    out::line(serde_json::to_string_pretty(&schema).map_err(|error| Failure::failed(error.to_string()))?)?;
+    Ok(Outcome::Done)
 }

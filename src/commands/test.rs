@@ -4,6 +4,7 @@ use crate::exit::{Ended, Failure, Outcome};
 use crate::out;
 use crate::process;
 use crate::settings::Settings;
+use quikflow_pipelines::driver;
 use quikflow_topics::diagnostics::closest;
 use std::path::PathBuf;
 
@@ -37,18 +38,16 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Ended {
         }
         tests.retain(|test| test.topology == *name);
     }
-    let reports = quikflow_pipelines::driver::run_tests(&plan, &tests);
+    let reports = driver::run_tests(&plan, &tests);
     let mut failed = 0;
-    for (report, test) in reports.iter().zip(&tests) {
-        let (line, _, _) = test.file.locate(report.span.start);
-        let place = format!("{}:{line}", path.display());
-        if report.passed {
-            out::note(format!("ok      {} {} ({place})", report.topology, report.doc));
-        } else {
+    for (number, report) in reports.iter().enumerate() {
+        let verdict = if report.passed { "ok" } else { "FAILED" };
+        out::line(format!("{:>3} {} · {} … {verdict}", number + 1, report.topology, report.doc))?;
+        if !report.passed {
             failed += 1;
-            out::note(format!("FAILED  {} {} ({place})\n{}", report.topology, report.doc, report.diff));
+            out::line(report.diff.trim_end())?;
         }
     }
-    out::note(format!("{} tests, {failed} failed", reports.len()));
-    Ok(if failed == 0 { Outcome::Done } else { Outcome::Failed })
+    out::line(format!("{} tests, {failed} failed", reports.len()))?;
+    Ok(if failed > 0 { Outcome::Failed } else { Outcome::Done })
 }
