@@ -154,7 +154,7 @@ fn r5_killed_at_every_epoch_and_restored_with_other_workers() {
     world.append(&numbers, &mut random);
     let mut kills = 0;
     loop {
-        world.broker.limit_commits(Some(1 + random.below(3) as usize));
+        world.broker.limit_commits(Some(1));
         let engine = world.start(1 + kills % 3, EngineOptions { max_epoch_rows: 30, ..small(&mut random) });
         if engine.wait_caught_up(PATIENCE) {
             let status = engine.status();
