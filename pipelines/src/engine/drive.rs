@@ -250,6 +250,7 @@ impl Driver {
                 return Ok(NAP);
             }
             let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+            self.news |= self.broker.wakeup().version() != self.seen;
             let by_time = self.scheduler.wait(now);
             let time_calls = self.pending.is_empty() && by_time == Some(Duration::ZERO);
             if !self.news && !time_calls {
@@ -401,7 +402,8 @@ fn show(gatherer: &Gatherer, made: &MadeEpoch, watch: &Watch) {
 
 /// Tells the driver when the log has moved.
 fn tell_news(broker: &Arc<dyn Broker>, inbox: &Sender<Report>, ended: &AtomicBool) {
-    let mut seen = broker.wakeup().version();
+    // From the start: what came while the engine was starting is news too.
+    let mut seen = 0;
     while !ended.load(Ordering::SeqCst) {
         let version = broker.wakeup().wait(seen, NAP);
         if version != seen {

@@ -48,6 +48,8 @@ pub struct Scheduler {
     times: Vec<TopologyTime>,
     /// By topology, by (worker, node).
     due: Vec<BTreeMap<(usize, usize), Due>>,
+    /// By topology: the watermark that its steps were told last.
+    told: Vec<EventTime>,
     next: Epoch,
 }
 
@@ -59,7 +61,8 @@ impl Scheduler {
     pub fn new(graph: Arc<Graph>, broker: Arc<dyn Broker>, times: Vec<TopologyTime>, last: Epoch) -> Result<Scheduler, EngineError> {
         let feeds = Feed::open_all(&graph, &broker)?;
         let due = vec![BTreeMap::new(); graph.topologies.len()];
-        Ok(Scheduler { graph, broker, feeds, times, due, next: Epoch(last.0 + 1) })
+        let told = vec![EventTime::MIN; times.len()];
+        Ok(Scheduler { graph, broker, feeds, times, due, told, next: Epoch(last.0 + 1) })
     }
 
     /// Takes what keyed steps of `worker` wait for.
@@ -80,7 +83,15 @@ impl Scheduler {
 
     /// In how long time alone would call for an epoch.
     pub fn wait(&self, now: EventTime) -> Option<Duration> {
-        self.times.iter().enumerate().filter_map(|(topology, time)| time.wait_for(&self.due_of(topology), now)).min()
+        let waits = self.times.iter().enumerate().filter_map(|(topology, time)| {
+            let mut due = self.due_of(topology);
+            if due.watermark.is_some_and(|at| at <= self.told[topology]) {
+                // It was told and still asks: then it asks for every movement.
+                due.watermark = Some(EventTime::MIN);
+            }
+            time.wait_for(&due, now)
+        });
+        waits.min()
     }
 
     /// Reads what there is and lets time move; none when nothing calls for an epoch.
@@ -133,10 +144,12 @@ impl Scheduler {
         let mut times = Vec::new();
         let mut epoch_times = Vec::with_capacity(self.times.len());
         for (topology, time) in self.times.iter_mut().enumerate() {
-            let moved = time.tick(elapsed, &views[topology]);
+            time.tick(elapsed, &views[topology]);
+            let moved = time.watermark > self.told[topology];
             let due = self.due[topology].values().fold(Due::default(), |all, due| all.earliest(*due));
             let called = (moved && due.watermark.is_some_and(|at| at <= time.watermark)) || due.wall_clock.is_some_and(|at| at <= now);
             if touched[topology] || called {
+                self.told[topology] = time.watermark;
                 times.push((topology, time.clone()));
                 epoch_times.push(Some(time.epoch_time(epoch, now)));
             } else {
