@@ -80,9 +80,11 @@ fn imports_stay_in_their_rooms() {
     for (file, text) in rust_files() {
         for (name, folders) in IMPORTS {
             let test_file = file.contains("/tests/") || file.starts_with("tests/");
-            let used = text.lines().map(str::trim_start).filter(|l| !l.starts_with("//")).any(|line| {
-                line.contains(&format!("{name}::")) || line.starts_with(&format!("use {name};"))
-            });
+            let used = text
+                .lines()
+                .map(str::trim_start)
+                .filter(|l| !l.starts_with("//"))
+                .any(|line| line.contains(&format!("{name}::")) || line.starts_with(&format!("use {name};")));
             if used && !test_file && !folders.iter().any(|folder| file.starts_with(folder)) {
                 findings.push(format!("{file}: imports {name}, which belongs to {}", folders.join(", ")));
             }

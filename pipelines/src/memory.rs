@@ -68,7 +68,8 @@ impl MemoryBroker {
         let mut state = self.state.lock();
         let mut appended = Appended::default();
         for rows in &append.rows {
-            let topic = state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
+            let topic =
+                state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
             let places = topic.append(&rows.rows, self.clock.now(), partition)?;
             appended.accepted += places.len() as u64;
             appended.positions.push(places.into_iter().map(Some).collect());
@@ -137,7 +138,10 @@ impl Topic {
                 PARTITION => Arc::new(UInt32Array::from_iter_values(order.iter().map(|row| partitions[*row as usize]))),
                 OFFSET => Arc::new(UInt64Array::from(offsets.clone())),
                 ARRIVAL_TIME => Arc::new(TimestampMicrosecondArray::from(vec![now.0; order.len()]).with_timezone("UTC")),
-                name => sorted.column_by_name(name).cloned().unwrap_or_else(|| arrow::array::new_null_array(field.data_type(), order.len())),
+                name => sorted
+                    .column_by_name(name)
+                    .cloned()
+                    .unwrap_or_else(|| arrow::array::new_null_array(field.data_type(), order.len())),
             }
         });
         self.commits.push(RecordBatch::try_new(schema.clone(), columns.collect()).map_err(storage)?);
@@ -235,7 +239,8 @@ impl TopicReader for MemoryReader {
             if wanted.is_empty() {
                 continue;
             }
-            let slice = MemorySlice::new(topic.spec.clone(), take_record_batch(&taken, &UInt32Array::from(wanted)).map_err(storage)?)?;
+            let slice =
+                MemorySlice::new(topic.spec.clone(), take_record_batch(&taken, &UInt32Array::from(wanted)).map_err(storage)?)?;
             for part in &slice.parts {
                 self.positions.insert(part.partition, part.next);
             }
@@ -292,7 +297,8 @@ impl Broker for MemoryBroker {
         }
         state.epoch = commit.epoch;
         for rows in &commit.outputs {
-            let topic = state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
+            let topic =
+                state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
             topic.append(&rows.rows, self.clock.now(), None)?;
         }
         for piece in commit.state {
@@ -349,7 +355,9 @@ impl Broker for MemoryBroker {
         for commit in &known(&state, topic)?.commits {
             let partitions: &UInt32Array = column(commit, PARTITION)?;
             let offsets: &UInt64Array = column(commit, OFFSET)?;
-            if let Some(row) = (0..commit.num_rows()).find(|row| partitions.value(*row) == partition.0 && offsets.value(*row) == offset.0) {
+            if let Some(row) =
+                (0..commit.num_rows()).find(|row| partitions.value(*row) == partition.0 && offsets.value(*row) == offset.0)
+            {
                 return Ok(Some(commit.slice(row, 1)));
             }
         }

@@ -6,9 +6,7 @@ use crate::step::{FieldDoc, StepKind};
 use crate::steps::KINDS;
 use crate::topology::TOPOLOGY_FIELDS;
 use crate::topology::cases::{GIVEN_FIELDS, TEST_FIELDS};
-use quikflow_topics::catalogue::parse::{
-    EVENT_FIELDS, FIELD_TYPES, PAYLOAD_FIELDS, ROLLUPS, SINK_FIELDS, STORES, TOPIC_FIELDS,
-};
+use quikflow_topics::catalogue::parse::{EVENT_FIELDS, FIELD_TYPES, PAYLOAD_FIELDS, ROLLUPS, SINK_FIELDS, STORES, TOPIC_FIELDS};
 use serde_json::{Map, Value, json};
 
 type Fields = [(&'static str, &'static str, &'static str)];
@@ -69,7 +67,8 @@ fn object(fields: &Fields, required: &[&str], open: bool) -> Value {
 }
 
 fn step(kind: &StepKind) -> Value {
-    let mut properties: Map<String, Value> = kind.fields.iter().map(|field| (field.name.to_owned(), typed(field.ty, field.doc))).collect();
+    let mut properties: Map<String, Value> =
+        kind.fields.iter().map(|field| (field.name.to_owned(), typed(field.ty, field.doc))).collect();
     let name = if kind.stateful { "Keys the step's state." } else { "For dead letters and accounts." };
     properties.entry("name").or_insert_with(|| typed("text", name));
     let mut required: Vec<&str> = kind.fields.iter().filter(|field: &&FieldDoc| field.required).map(|field| field.name).collect();
@@ -116,7 +115,8 @@ mod tests {
     #[test]
     fn every_kind_of_step_and_every_section_is_in_the_schema() {
         let schema = json_schema();
-        let titles: Vec<&str> = schema["$defs"]["step"]["anyOf"].as_array().unwrap().iter().filter_map(|s| s["title"].as_str()).collect();
+        let titles: Vec<&str> =
+            schema["$defs"]["step"]["anyOf"].as_array().unwrap().iter().filter_map(|s| s["title"].as_str()).collect();
         assert_eq!(titles, KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>());
         for section in crate::plan::SECTIONS {
             assert!(schema["properties"][section].is_object(), "{section}");

@@ -74,7 +74,8 @@ impl World {
 
     fn answer(&self) -> Answer {
         let letters = self.broker.dead_letters(&DeadLetterFilter { limit: 100_000, ..DeadLetterFilter::default() }).unwrap();
-        let mut dead: Vec<_> = letters.into_iter().map(|(_, letter)| (letter.id, String::from_utf8(letter.bytes).unwrap())).collect();
+        let mut dead: Vec<_> =
+            letters.into_iter().map(|(_, letter)| (letter.id, String::from_utf8(letter.bytes).unwrap())).collect();
         dead.sort();
         Answer {
             counts: rows_of(&self.broker.records("counts").unwrap()),
@@ -133,7 +134,8 @@ fn r4_r5_the_same_answer_at_any_worker_count_and_cut() {
         let world = World::new();
         world.append(&numbers, &mut random);
         let workers = 1 + (seed % 3) as usize;
-        let options = EngineOptions { hooks: Hooks { reverse_exchange: seed % 2 == 0, ..Hooks::default() }, ..small(&mut random) };
+        let options =
+            EngineOptions { hooks: Hooks { reverse_exchange: seed % 2 == 0, ..Hooks::default() }, ..small(&mut random) };
         let engine = world.start(workers, options);
         assert!(engine.wait_caught_up(PATIENCE), "seed {seed}: {:?}", engine.failure());
         let status = engine.status();
@@ -190,7 +192,10 @@ fn r5_a_stalled_worker_holds_back_later_epochs_and_only_three_wait() {
         }
     };
     let hooks = Hooks { before_read: Some(Arc::new(hook)), reverse_exchange: true };
-    let engine = world.start(2, EngineOptions { epoch_interval: Duration::ZERO, max_epoch_rows: 40, slice_rows: 10, hooks, ..EngineOptions::default() });
+    let engine = world.start(
+        2,
+        EngineOptions { epoch_interval: Duration::ZERO, max_epoch_rows: 40, slice_rows: 10, hooks, ..EngineOptions::default() },
+    );
     // Worker 0 goes on while worker 1 stands still: nothing can be committed.
     assert!(!engine.wait_caught_up(Duration::from_millis(300)));
     assert_eq!(engine.status().epoch.0, 0);

@@ -116,7 +116,10 @@ async fn r10_rows_expire_by_arrival() {
         let open = plan.open();
         let target = open.store_of(&plan.sink).expect("a store");
         // Arrival is 1,000 s + offset.
-        target.write(plan.batch(&[common::row(0, 0, "old", 5_000, 1, true), common::row(0, 50, "new", 10, 2, true)])).await.expect("written");
+        target
+            .write(plan.batch(&[common::row(0, 0, "old", 5_000, 1, true), common::row(0, 50, "new", 10, 2, true)]))
+            .await
+            .expect("written");
         target.maintain(EventTime(1_120_000_000)).await.expect("tidied");
         assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("new".to_owned(), 10_000_000, 2)], "{store}");
     }
@@ -143,8 +146,14 @@ async fn scans_give_what_was_asked_for() {
         let count: usize = scan.batches.map(|b| b.expect("a batch").num_rows()).sum();
         assert_eq!(count, 10, "{store}");
         let missing = ScanRequest { columns: Some(vec!["nothing".into()]), ..ScanRequest::default() };
-        assert!(matches!(tables.scan(&plan.sink.table, &missing), Err(StoreError::BadRequest(m)) if m.contains("value")), "{store}");
-        assert!(matches!(tables.scan("nowhere", &missing), Err(StoreError::BadRequest(m)) if m.contains(&plan.sink.table)), "{store}");
+        assert!(
+            matches!(tables.scan(&plan.sink.table, &missing), Err(StoreError::BadRequest(m)) if m.contains("value")),
+            "{store}"
+        );
+        assert!(
+            matches!(tables.scan("nowhere", &missing), Err(StoreError::BadRequest(m)) if m.contains(&plan.sink.table)),
+            "{store}"
+        );
     }
 }
 

@@ -95,7 +95,8 @@ async fn r13_a_message_is_the_same_in_whatever_order_its_events_come() {
             }
         }
         let side = stores.read_side();
-        let page = side.documents.list("messages", &[("channelId".into(), "c1".into())], None, None, None, 10).await.expect("a page");
+        let page =
+            side.documents.list("messages", &[("channelId".into(), "c1".into())], None, None, None, 10).await.expect("a page");
         let ids: Vec<_> = page.items.iter().map(|m| m["messageId"].as_str().unwrap_or_default()).collect();
         assert_eq!(ids, ["m2", "m1"], "newest first, and none that was never sent (round {round})");
         assert_eq!(page.items[0]["deleted"], true);
@@ -106,7 +107,9 @@ async fn r13_a_message_is_the_same_in_whatever_order_its_events_come() {
         assert_eq!(first["deleted"], false);
         let reactions: Vec<_> = first["reactions"].as_array().expect("a list").iter().map(|r| r["userId"].clone()).collect();
         assert_eq!(reactions, ["u2", "u3"], "each reaction once");
-        for (query, found) in [("edit", 1), ("\"last edit\"", 1), ("\"edit last\"", 0), ("foremost", 0), ("second", 0), ("never", 0)] {
+        for (query, found) in
+            [("edit", 1), ("\"last edit\"", 1), ("\"edit last\"", 0), ("foremost", 0), ("second", 0), ("never", 0)]
+        {
             let page = side.search.search(query, &[], None, 10).await.expect("a page");
             assert_eq!(page.items.len(), found, "{query} in round {round}");
         }
@@ -132,7 +135,10 @@ async fn search_finds_marks_and_pages() {
     let page = side.search("\"foremost script\" creme", &[], None, 10).await.expect("a page");
     assert_eq!(page.items.len(), 1);
     assert_eq!(page.items[0]["content"], text, "the content stays as it was");
-    assert_eq!(page.items[0]["highlights"][0].as_str().map(str::trim), Some("it's <em>foremost &lt;script</em>&gt; <em>Crème</em>"));
+    assert_eq!(
+        page.items[0]["highlights"][0].as_str().map(str::trim),
+        Some("it's <em>foremost &lt;script</em>&gt; <em>Crème</em>")
+    );
     let (mut cursor, mut found) = (None, Vec::new());
     loop {
         let page = side.search("common", &[("channelId".into(), "c1".into())], cursor.as_deref(), 2).await.expect("a page");
@@ -181,7 +187,8 @@ async fn r13_notifications_are_delivered_and_counted_once() {
     assert!(side.inbox.mark_read("u1", "u1/m1").await.expect("an answer"), "again is harmless");
     assert!(!side.inbox.mark_read("u2", "m1").await.expect("an answer"), "not another's");
     assert_eq!(side.inbox.badge("u1").await.expect("a count"), 1);
-    let page = side.documents.list("notifications", &[("userId".into(), "u1".into())], None, None, None, 1).await.expect("a page");
+    let page =
+        side.documents.list("notifications", &[("userId".into(), "u1".into())], None, None, None, 1).await.expect("a page");
     let next = side.documents.list("notifications", &[], None, None, page.cursor.as_deref(), 9).await.expect("a page");
     assert_eq!((page.items.len(), next.items.len(), next.cursor), (1, 1, None));
     assert_eq!((&page.items[0]["read"], &next.items[0]["read"]), (&false.into(), &true.into()));

@@ -2,7 +2,9 @@
 
 mod common;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
+};
 use arrow::datatypes::Int64Type;
 use common::{rows_of, sink};
 use parking_lot::Mutex;
@@ -117,7 +119,8 @@ impl World {
     fn new() -> World {
         let dir = tempfile::tempdir().expect("a folder");
         let clock = SystemClock::shared();
-        let broker = EmbeddedBroker::open(EmbeddedOptions { sync: false, ..EmbeddedOptions::new(dir.path(), clock.clone()) }).expect("a log");
+        let broker = EmbeddedBroker::open(EmbeddedOptions { sync: false, ..EmbeddedOptions::new(dir.path(), clock.clone()) })
+            .expect("a log");
         let mut topic = TopicSpec::new("rows", TopicKind::Rows);
         topic.partitions = 3;
         topic.fields = vec![
@@ -262,7 +265,11 @@ fn refusals_stop_and_filters_filter() {
     let mut setup = world.setup.clone();
     setup.filter = Some(Arc::new(|rows: &RecordBatch| {
         let values = rows.column_by_name("value").expect("values").as_primitive::<Int64Type>();
-        if values.iter().any(|v| v == Some(13)) { Err("thirteen".into()) } else { Ok(values.iter().map(|v| v.map(|v| v % 2 == 1)).collect::<BooleanArray>()) }
+        if values.iter().any(|v| v == Some(13)) {
+            Err("thirteen".into())
+        } else {
+            Ok(values.iter().map(|v| v.map(|v| v % 2 == 1)).collect::<BooleanArray>())
+        }
     }));
     let runner = world.start(setup);
     runner.stop(Duration::from_secs(10));

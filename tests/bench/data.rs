@@ -7,35 +7,35 @@ use std::fmt::Write as _;
 
 /// How the events are spread.
 #[derive(Clone, Copy)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// How many events.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Channels; drawn by a power law.
-    pub channels: u64,
+    pub(crate) channels: u64,
     /// Users; drawn by a power law.
-    pub users: u64,
+    pub(crate) users: u64,
     /// Seconds of event time from one event to the next, on average.
-    pub step_seconds: f64,
+    pub(crate) step_seconds: f64,
     /// Bytes of content, about.
-    pub content: usize,
+    pub(crate) content: usize,
 }
 
 /// One event.
-pub struct Event {
+pub(crate) struct Event {
     /// Microseconds since 1970.
-    pub at: i64,
+    pub(crate) at: i64,
     /// Number of the message.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Channel.
-    pub channel: u64,
+    pub(crate) channel: u64,
     /// User.
-    pub user: u64,
+    pub(crate) user: u64,
     /// Text.
-    pub content: String,
+    pub(crate) content: String,
 }
 
 /// The events in order of time.
-pub fn events(shape: Shape, seed: u64) -> impl Iterator<Item = Event> {
+pub(crate) fn events(shape: Shape, seed: u64) -> impl Iterator<Item = Event> {
     let mut random = StdRng::seed_from_u64(seed);
     let words: Vec<String> = (0..5_000)
         .map(|_| (0..random.random_range(2..11)).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect())
@@ -56,7 +56,7 @@ pub fn events(shape: Shape, seed: u64) -> impl Iterator<Item = Event> {
 }
 
 /// The event as a line of JSON.
-pub fn json_line(event: &Event, line: &mut String) {
+pub(crate) fn json_line(event: &Event, line: &mut String) {
     let time = chrono::DateTime::from_timestamp_micros(event.at).unwrap_or_default();
     let written = write!(
         line,

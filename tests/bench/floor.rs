@@ -29,13 +29,13 @@ struct Group {
 #[derive(Default)]
 struct Window {
     groups: Vec<Group>,
-    by_channel: HashMap<u32, u32, foldhash::fast::FixedState>,
-    pairs: HashSet<(u32, u32), foldhash::fast::FixedState>,
+    by_channel: HashMap<u32, u32>,
+    pairs: HashSet<(u32, u32)>,
 }
 
 #[derive(Default)]
 struct Dictionary {
-    codes: HashMap<String, u32, foldhash::fast::FixedState>,
+    codes: HashMap<String, u32>,
     fresh: Vec<u8>,
 }
 
@@ -54,7 +54,7 @@ impl Dictionary {
 
 /// Runs the loop over all of `topic`; windows of `size` microseconds, a commit each `every` events.
 /// Returns (groups closed, messages counted).
-pub fn run(broker: &dyn Broker, topic: &str, size: i64, every: usize, name: &str) -> Result<(u64, u64), Box<dyn Error>> {
+pub(crate) fn run(broker: &dyn Broker, topic: &str, size: i64, every: usize, name: &str) -> Result<(u64, u64), Box<dyn Error>> {
     let spec = broker.topic(topic).ok_or("no such topic")?;
     let projection = Projection::of(&spec, &[schema::PARTITION, schema::EVENT_TIME, "channelId", "userId", "content"]);
     let folder = tempfile::tempdir()?;
@@ -170,7 +170,8 @@ fn commit(
     let [channels, users] = names;
     let mut fresh = std::mem::take(&mut channels.fresh);
     fresh.append(&mut users.fresh);
-    let stood: Vec<u8> = offsets.iter().flat_map(|(p, t)| [p.to_le_bytes().to_vec(), t.to_le_bytes().to_vec()].concat()).collect();
+    let stood: Vec<u8> =
+        offsets.iter().flat_map(|(p, t)| [p.to_le_bytes().to_vec(), t.to_le_bytes().to_vec()].concat()).collect();
     let packed = |bytes: &[u8]| lz4_flex::compress_prepend_size(bytes);
     database.execute_batch("begin immediate")?;
     database.prepare_cached("insert into piece(groups, pairs, names, rows, offsets) values(?,?,?,?,?)")?.execute((

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// CPU seconds (user and system) that process `pid` has used so far.
-pub fn cpu_seconds(pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let Some((_, after)) = stat.rsplit_once(')') else { return 0.0 };
     let fields: Vec<&str> = after.split_whitespace().collect();
@@ -14,21 +14,21 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 }
 
 /// Peak resident memory of process `pid` in MiB.
-pub fn peak_mib(pid: u32) -> f64 {
+pub(crate) fn peak_mib(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
 /// Starts counting the peak anew, where the kernel lets us.
-pub fn forget_peak() {
+pub(crate) fn forget_peak() {
     if let Err(error) = fs::write("/proc/self/clear_refs", "5") {
         eprintln!("the peak of memory counts from the start of the process: {error}");
     }
 }
 
 /// A run being measured.
-pub struct Run {
+pub(crate) struct Run {
     pid: u32,
     cpu: f64,
     started: Instant,
@@ -37,17 +37,17 @@ pub struct Run {
 impl Run {
     /// Starts measuring process `pid`.
     #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-    pub fn of(pid: u32) -> Run {
+    pub(crate) fn of(pid: u32) -> Run {
         Run { pid, cpu: cpu_seconds(pid), started: Instant::now() }
     }
 
     /// Starts measuring this process.
-    pub fn own() -> Run {
+    pub(crate) fn own() -> Run {
         Run::of(std::process::id())
     }
 
     /// Ends the run: prints a row and returns the wall time.
-    pub fn end(self, name: &str, events: u64) -> Duration {
+    pub(crate) fn end(self, name: &str, events: u64) -> Duration {
         let wall = self.started.elapsed();
         let cpu = cpu_seconds(self.pid) - self.cpu;
         let million = events as f64 / 1e6;

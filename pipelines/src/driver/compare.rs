@@ -5,8 +5,8 @@ use crate::engine::EngineError;
 use crate::memory::MemoryBroker;
 use crate::topology::cases::{ExpectedRow, TestCase, parse_time};
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, ListBuilder, new_null_array,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, new_null_array,
 };
 use quikflow_topics::catalogue::{FieldType, TopicSpec};
 use quikflow_topics::ids::EventTime;
@@ -113,7 +113,9 @@ fn same(expected: &Json, found: &Json) -> bool {
         },
         (Json::String(text), Json::Number(micros)) => parse_time(text).is_some_and(|time| micros.as_i64() == Some(time.0)),
         (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (Json::Object(_) | Json::Array(_), Json::String(text)) => serde_json::from_str::<Json>(text).is_ok_and(|found| found == *expected),
+        (Json::Object(_) | Json::Array(_), Json::String(text)) => {
+            serde_json::from_str::<Json>(text).is_ok_and(|found| found == *expected)
+        }
         _ => expected == found,
     }
 }
@@ -157,7 +159,10 @@ fn value(column: &ArrayRef, row: usize) -> Json {
         (0..items.len()).map(|item| value(&items, item)).collect()
     } else {
         // Partitions and offsets.
-        arrow::util::display::array_value_to_string(column, row).ok().and_then(|text| text.parse().ok().map(|n: u64| n.into())).unwrap_or(Json::Null)
+        arrow::util::display::array_value_to_string(column, row)
+            .ok()
+            .and_then(|text| text.parse().ok().map(|n: u64| n.into()))
+            .unwrap_or(Json::Null)
     }
 }
 
@@ -195,7 +200,9 @@ fn column_of(ty: FieldType, value: &Json) -> Option<ArrayRef> {
         FieldType::Int => Arc::new(Int64Array::from(vec![value.as_i64()?])),
         FieldType::Float => Arc::new(Float64Array::from(vec![value.as_f64()?])),
         FieldType::Bool => Arc::new(BooleanArray::from(vec![value.as_bool()?])),
-        FieldType::Timestamp => Arc::new(TimestampMicrosecondArray::from(vec![parse_time(value.as_str()?)?.0]).with_timezone("UTC")),
+        FieldType::Timestamp => {
+            Arc::new(TimestampMicrosecondArray::from(vec![parse_time(value.as_str()?)?.0]).with_timezone("UTC"))
+        }
         FieldType::StringList => {
             let mut list = ListBuilder::new(StringBuilder::new());
             for item in value.as_array()? {

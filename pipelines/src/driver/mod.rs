@@ -168,7 +168,13 @@ fn rows(catalogue: &Catalogue, decoder: &Decoder, at: EventTime, record: &GivenR
         batch.event(text.as_bytes(), 1, None);
         let decoded = batch.finish().map_err(|error| error.to_string())?;
         if let Some(fault) = decoded.rejects.first().and_then(|reject| reject.faults.first()) {
-            return Err(format!("the door would refuse the `{}` at {}: {} ({})", record.event, fault.path, fault.message, fault.code.name()));
+            return Err(format!(
+                "the door would refuse the `{}` at {}: {} ({})",
+                record.event,
+                fault.path,
+                fault.message,
+                fault.code.name()
+            ));
         }
         decoded.rows.into_iter().next().ok_or("the door took nothing")?.rows
     };

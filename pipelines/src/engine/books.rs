@@ -109,7 +109,10 @@ impl TopologyBooks {
                 let open = if index == 0 { step.in_flight } else { 0 };
                 let fates = c.applied + c.filtered + c.duplicate + c.late + c.dead + open;
                 if fates != c.input {
-                    wrong.push(format!("step `{}` took {} records at input {index} and accounts for {fates}: {c:?}, {open} in flight", step.name, c.input));
+                    wrong.push(format!(
+                        "step `{}` took {} records at input {index} and accounts for {fates}: {c:?}, {open} in flight",
+                        step.name, c.input
+                    ));
                 }
             }
             if step.sent != step.taken {

@@ -76,7 +76,12 @@ impl Gatherer {
             for (topology, node, row) in effects.dead {
                 dead.insert(self.dead_letter_id(topology, node, &row), (topology, node, row));
             }
-            late.extend(effects.late.iter().map(|(topology, LateRow { source, partition, offset })| (*topology, *source, *partition, *offset)));
+            late.extend(
+                effects
+                    .late
+                    .iter()
+                    .map(|(topology, LateRow { source, partition, offset })| (*topology, *source, *partition, *offset)),
+            );
         }
         self.outputs(rows, &mut commit)?;
         self.late_rows(&late, &made.work, &mut commit)?;
@@ -136,7 +141,12 @@ impl Gatherer {
     }
 
     /// Whole records: from the slices of the epoch where they are in it, else from the log.
-    fn records(&self, topic: &TopicSpec, places: &[(PartitionId, Offset)], work: &EpochWork) -> Result<Vec<RecordBatch>, EngineError> {
+    fn records(
+        &self,
+        topic: &TopicSpec,
+        places: &[(PartitionId, Offset)],
+        work: &EpochWork,
+    ) -> Result<Vec<RecordBatch>, EngineError> {
         let mut missing: BTreeSet<(PartitionId, Offset)> = places.iter().copied().collect();
         let mut found = Vec::new();
         for task in work.tasks.iter().filter(|task| task.slice.topic().name == topic.name) {
@@ -144,10 +154,8 @@ impl Gatherer {
             let mut decoded: Option<RecordBatch> = None;
             let mut first_row = 0;
             for part in task.slice.parts() {
-                let here: Vec<Offset> = missing
-                    .range((part.partition, part.first)..(part.partition, part.next))
-                    .map(|(_, offset)| *offset)
-                    .collect();
+                let here: Vec<Offset> =
+                    missing.range((part.partition, part.first)..(part.partition, part.next)).map(|(_, offset)| *offset).collect();
                 if !here.is_empty() {
                     let whole = match decoded.take() {
                         Some(whole) => whole,

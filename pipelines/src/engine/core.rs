@@ -146,13 +146,9 @@ impl Core {
 
     fn gauges_of(&self, topology: usize) -> impl Iterator<Item = Gauge> + '_ {
         self.operators[topology].iter().enumerate().filter_map(move |(node, operator)| match operator {
-            Operator::Keyed { apply, .. } => Some(Gauge {
-                topology,
-                node,
-                in_flight: apply.in_flight(),
-                state_bytes: apply.state_bytes(),
-                due: apply.due(),
-            }),
+            Operator::Keyed { apply, .. } => {
+                Some(Gauge { topology, node, in_flight: apply.in_flight(), state_bytes: apply.state_bytes(), due: apply.due() })
+            }
             Operator::Stateless(_) => None,
         })
     }

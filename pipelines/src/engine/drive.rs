@@ -185,7 +185,8 @@ fn start_workers(
     let (commands, receivers): (Vec<_>, Vec<_>) = (0..options.workers).map(|_| channel::<Command>()).unzip();
     let seats = Mutex::new(receivers.into_iter().map(Some).collect::<Vec<_>>());
     let states = Arc::new(states);
-    let (graph, inbox, hooks, workers) = (graph.clone(), Mutex::new(inbox.clone()), options.hooks.clone(), options.workers as u32);
+    let (graph, inbox, hooks, workers) =
+        (graph.clone(), Mutex::new(inbox.clone()), options.hooks.clone(), options.workers as u32);
     let config = if options.workers == 1 { timely::Config::thread() } else { timely::Config::process(options.workers) };
     let guards = timely::execute(config, move |worker| {
         let index = worker.index();
@@ -256,9 +257,12 @@ impl Driver {
             if !self.news && !time_calls {
                 self.caught_up();
                 // While an epoch is in flight, what it waits for is not known yet.
-                return Ok(by_time.filter(|_| self.pending.is_empty()).map_or(NAP, |wait| wait.clamp(Duration::from_millis(1), NAP)));
+                return Ok(by_time
+                    .filter(|_| self.pending.is_empty())
+                    .map_or(NAP, |wait| wait.clamp(Duration::from_millis(1), NAP)));
             }
-            let rest = self.last_epoch.map_or(Duration::ZERO, |last| (last + self.options.epoch_interval).saturating_sub(elapsed));
+            let rest =
+                self.last_epoch.map_or(Duration::ZERO, |last| (last + self.options.epoch_interval).saturating_sub(elapsed));
             if !rest.is_zero() && self.scheduler.at_end() {
                 return Ok(rest);
             }

@@ -61,7 +61,9 @@ pub enum EngineError {
     #[error("{0}")]
     Incompatible(String),
     /// Stored time or accounts cannot be read.
-    #[error("the stored {what} of topology `{topology}` cannot be read: {message}; `quikflow reset --topology {topology}` rebuilds it")]
+    #[error(
+        "the stored {what} of topology `{topology}` cannot be read: {message}; `quikflow reset --topology {topology}` rebuilds it"
+    )]
     Stored {
         /// The topology.
         topology: String,
@@ -131,7 +133,12 @@ impl Engine {
     ///
     /// # Errors
     /// A plan that the stored state does not fit (R12), a log that cannot be read.
-    pub fn start(plan: Arc<Plan>, broker: Arc<dyn Broker>, clock: SharedClock, options: EngineOptions) -> Result<Engine, EngineError> {
+    pub fn start(
+        plan: Arc<Plan>,
+        broker: Arc<dyn Broker>,
+        clock: SharedClock,
+        options: EngineOptions,
+    ) -> Result<Engine, EngineError> {
         let watch = Arc::new(Watch::default());
         let names = |topology: &Arc<crate::plan::TopologyPlan>| {
             let mut names: Vec<String> = topology.sources.iter().map(|source| source.topic.name.clone()).collect();
@@ -163,7 +170,8 @@ impl Engine {
                 let read = shown.positions.get(topic);
                 shown.lag += stats.end.iter().enumerate().fold(0, |lag, (partition, end)| {
                     let start = stats.start.get(partition).copied().unwrap_or(0);
-                    let read = read.and_then(|read| read.get(&PartitionId(partition as u32))).map_or(start, |read| read.0.max(start));
+                    let read =
+                        read.and_then(|read| read.get(&PartitionId(partition as u32))).map_or(start, |read| read.0.max(start));
                     lag + end.saturating_sub(read)
                 });
             }

@@ -79,7 +79,8 @@ impl Reading {
         let batch = slice.decode(&self.projection)?;
         let rows = batch.num_rows();
         let times = batch.column(self.event_time).as_any().downcast_ref::<TimestampMicrosecondArray>();
-        let times = times.ok_or_else(|| EngineError::Internal(format!("topic `{}` has event times of another type", self.topic.name)))?;
+        let times =
+            times.ok_or_else(|| EngineError::Internal(format!("topic `{}` has event times of another type", self.topic.name)))?;
         let mut made: Option<(&Arc<Vec<EventTime>>, ArrayRef)> = None;
         let mut read = Vec::with_capacity(self.members.len());
         for ((member, (schema, columns)), starts) in self.members.iter().zip(&self.columns).zip(starts) {

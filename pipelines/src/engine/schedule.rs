@@ -58,7 +58,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// Storage errors.
-    pub fn new(graph: Arc<Graph>, broker: Arc<dyn Broker>, times: Vec<TopologyTime>, last: Epoch) -> Result<Scheduler, EngineError> {
+    pub fn new(
+        graph: Arc<Graph>,
+        broker: Arc<dyn Broker>,
+        times: Vec<TopologyTime>,
+        last: Epoch,
+    ) -> Result<Scheduler, EngineError> {
         let feeds = Feed::open_all(&graph, &broker)?;
         let due = vec![BTreeMap::new(); graph.topologies.len()];
         let told = vec![EventTime::MIN; times.len()];
@@ -101,7 +106,8 @@ impl Scheduler {
     pub fn make(&mut self, now: EventTime, elapsed: Duration, limits: Limits) -> Result<Option<MadeEpoch>, EngineError> {
         let mut tasks = Vec::new();
         let mut touched = vec![false; self.times.len()];
-        let mut views: Vec<Vec<SourceView>> = self.times.iter().map(|time| vec![SourceView::default(); time.sources.len()]).collect();
+        let mut views: Vec<Vec<SourceView>> =
+            self.times.iter().map(|time| vec![SourceView::default(); time.sources.len()]).collect();
         let mut offsets: BTreeMap<(usize, String, PartitionId), Offset> = BTreeMap::new();
         let (mut rows, mut bytes) = (0, 0);
         // Each feed has its share, and may use what others leave.
@@ -147,7 +153,8 @@ impl Scheduler {
             time.tick(elapsed, &views[topology]);
             let moved = time.watermark > self.told[topology];
             let due = self.due[topology].values().fold(Due::default(), |all, due| all.earliest(*due));
-            let called = (moved && due.watermark.is_some_and(|at| at <= time.watermark)) || due.wall_clock.is_some_and(|at| at <= now);
+            let called =
+                (moved && due.watermark.is_some_and(|at| at <= time.watermark)) || due.wall_clock.is_some_and(|at| at <= now);
             if touched[topology] || called {
                 self.told[topology] = time.watermark;
                 times.push((topology, time.clone()));
@@ -162,7 +169,9 @@ impl Scheduler {
         self.next = Epoch(epoch.0 + 1);
         let offsets = offsets
             .into_iter()
-            .map(|((topology, topic, partition), next)| (group(&self.graph.topologies[topology].plan.name), topic, partition, next))
+            .map(|((topology, topic, partition), next)| {
+                (group(&self.graph.topologies[topology].plan.name), topic, partition, next)
+            })
             .collect();
         let work = Arc::new(EpochWork { epoch, tasks, times: epoch_times });
         Ok(Some(MadeEpoch { work, bytes, rows, offsets, times }))

@@ -110,7 +110,8 @@ impl Feed {
     }
 
     fn stands_with(&self, other: &Feed) -> bool {
-        let place = |feed: &Feed| -> Positions { feed.reader.positions().into_iter().filter(|(_, offset)| offset.0 > 0).collect() };
+        let place =
+            |feed: &Feed| -> Positions { feed.reader.positions().into_iter().filter(|(_, offset)| offset.0 > 0).collect() };
         self.reading.topic.name == other.reading.topic.name && self.at_end && other.at_end && place(self) == place(other)
     }
 }

@@ -79,7 +79,8 @@ impl Watch {
         let mut status = state.status.clone();
         let mut took: Vec<Duration> = state.recent.iter().map(|(_, took, _)| *took).collect();
         took.sort_unstable();
-        let at = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default();
+        let at =
+            |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default();
         status.epoch_p50 = at(50);
         status.epoch_p99 = at(99);
         if let (Some((first, _, _)), Some((last, _, _))) = (state.recent.front(), state.recent.back()) {

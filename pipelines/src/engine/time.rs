@@ -244,7 +244,11 @@ impl TopologyTime {
         let by_watermark = due.watermark.filter(|_| self.sources.iter().any(|s| !s.partitions.is_empty())).and_then(|goal| {
             if goal == EventTime::MIN {
                 // Every movement counts: once a second is often enough.
-                return self.sources.iter().any(|s| s.partitions.values().any(|p| p.is_live(&s.rules))).then(|| Duration::from_secs(1));
+                return self
+                    .sources
+                    .iter()
+                    .any(|s| s.partitions.values().any(|p| p.is_live(&s.rules)))
+                    .then(|| Duration::from_secs(1));
             }
             let mut longest = Duration::ZERO;
             for source in self.sources.iter().filter(|s| !s.partitions.is_empty()) {

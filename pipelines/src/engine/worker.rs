@@ -86,7 +86,14 @@ pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Runs until it is told to stop or its commands end.
-pub(crate) fn run(worker: &mut Worker, core: Core, levels: usize, commands: &Receiver<Command>, inbox: Sender<Report>, hooks: Hooks) {
+pub(crate) fn run(
+    worker: &mut Worker,
+    core: Core,
+    levels: usize,
+    commands: &Receiver<Command>,
+    inbox: Sender<Report>,
+    hooks: Hooks,
+) {
     let gauges = core.gauges();
     let shared = Rc::new(Shared {
         core: RefCell::new(core),
@@ -120,7 +127,12 @@ pub(crate) fn run(worker: &mut Worker, core: Core, levels: usize, commands: &Rec
 }
 
 /// Steps until there is another epoch to hand in; `None` at the end.
-fn next(shared: &Rc<Shared>, worker: &mut Worker, commands: &Receiver<Command>, probe: &ProbeHandle<u64>) -> Option<Arc<EpochWork>> {
+fn next(
+    shared: &Rc<Shared>,
+    worker: &mut Worker,
+    commands: &Receiver<Command>,
+    probe: &ProbeHandle<u64>,
+) -> Option<Arc<EpochWork>> {
     loop {
         report(shared, probe)?;
         if *shared.failed.borrow() {

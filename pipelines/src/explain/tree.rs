@@ -62,8 +62,13 @@ impl Tree<'_> {
                     show_duration(topic.idle_after)
                 ),
             );
-            let columns: Vec<&str> =
-                source.projection.columns.iter().map(String::as_str).filter(|c| !matches!(*c, "_partition" | "_offset")).collect();
+            let columns: Vec<&str> = source
+                .projection
+                .columns
+                .iter()
+                .map(String::as_str)
+                .filter(|c| !matches!(*c, "_partition" | "_offset"))
+                .collect();
             self.line(
                 2,
                 format!("decodes {} of {} columns: {}", columns.len(), topic.schema().fields().len() - 2, columns.join(", ")),
@@ -126,7 +131,11 @@ pub(super) fn tables(topology: &TopologyPlan) -> BTreeSet<usize> {
         for (input, ports) in node.inputs.iter().enumerate() {
             for port in ports {
                 if let Port::Source(source) = port {
-                    if input == 0 { streams.insert(*source) } else { tables.insert(*source) };
+                    if input == 0 {
+                        streams.insert(*source)
+                    } else {
+                        tables.insert(*source)
+                    };
                 }
             }
         }

@@ -69,8 +69,7 @@ impl AggregateCall {
 
     /// Arrow names of all columns that it reads.
     pub fn columns(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.args.iter().chain(&self.filter).flat_map(|expr| expr.columns.iter().cloned()).collect();
+        let mut names: Vec<String> = self.args.iter().chain(&self.filter).flat_map(|expr| expr.columns.iter().cloned()).collect();
         names.sort();
         names.dedup();
         names
@@ -92,15 +91,17 @@ fn known(function: &str, parts: &[Ident], place: &Place<'_>) -> Result<(), Diagn
     names.sort_unstable();
     Err(match closest(function, names) {
         Some(near) => mistake.help(format!("did you mean `{near}`?")),
-        None => mistake.help(
-            "available: count, sum, avg, min, max, approx_distinct, approx_percentile_cont, first_value, last_value",
-        ),
+        None => {
+            mistake.help("available: count, sum, avg, min, max, approx_distinct, approx_percentile_cont, first_value, last_value")
+        }
     })
 }
 
 fn arguments(call: &Function, function: &str, place: &Place<'_>) -> Result<(bool, Vec<Sql>), Diagnostic> {
     let FunctionArguments::List(list) = &call.args else {
-        return Err(place.error_at(None, format!("`{function}` needs arguments in parentheses")).help("write such as `count(*)`"));
+        return Err(place
+            .error_at(None, format!("`{function}` needs arguments in parentheses"))
+            .help("write such as `count(*)`"));
     };
     if !list.clauses.is_empty() {
         return Err(place
@@ -113,7 +114,9 @@ fn arguments(call: &Function, function: &str, place: &Place<'_>) -> Result<(bool
             FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => args.push(expr.clone()),
             FunctionArg::Unnamed(FunctionArgExpr::Wildcard) if function == "count" && list.args.len() == 1 => {}
             other => {
-                return Err(place.error_at(None, format!("`{other}` is no argument of `{function}`")).help("write an expression"));
+                return Err(place
+                    .error_at(None, format!("`{other}` is no argument of `{function}`"))
+                    .help("write an expression"));
             }
         }
     }

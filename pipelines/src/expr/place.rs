@@ -72,9 +72,11 @@ impl<'a> Place<'a> {
     pub(super) fn syntax(&self, message: &str) -> Diagnostic {
         let message = message.trim_start_matches("sql parser error: ");
         let (what, at) = match message.rsplit_once(" at Line: ") {
-            Some((what, at)) => (what, at.split_once(", Column: ").and_then(|(line, column)| {
-                self.byte(Location::new(line.trim().parse().ok()?, column.trim().parse().ok()?))
-            })),
+            Some((what, at)) => (
+                what,
+                at.split_once(", Column: ")
+                    .and_then(|(line, column)| self.byte(Location::new(line.trim().parse().ok()?, column.trim().parse().ok()?))),
+            ),
             None => (message, None),
         };
         let what = what.replace("found: EOF", "found the end").replace("Expected: ", "expected ").replace("found: ", "found ");

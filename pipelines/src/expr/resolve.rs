@@ -64,7 +64,9 @@ impl VisitorMut for Resolver<'_> {
 
     fn pre_visit_query(&mut self, _: &mut Query) -> Step {
         ControlFlow::Break(Box::new(
-            self.place.error_at(None, "an expression sees one record, it cannot hold a query").help("use a `join` step for tables"),
+            self.place
+                .error_at(None, "an expression sees one record, it cannot hold a query")
+                .help("use a `join` step for tables"),
         ))
     }
 
@@ -193,7 +195,9 @@ impl Resolver<'_> {
         names.sort_unstable();
         Err(match closest(&name, names) {
             Some(near) => mistake.help(format!("did you mean `{near}`?")),
-            None => mistake.help("the functions are DataFusion's: https://datafusion.apache.org/user-guide/sql/scalar_functions.html"),
+            None => {
+                mistake.help("the functions are DataFusion's: https://datafusion.apache.org/user-guide/sql/scalar_functions.html")
+            }
         })
     }
 }
@@ -205,9 +209,9 @@ pub(super) fn available(schema: &StreamSchema) -> Vec<String> {
         TopicKind::Events => fields.map(|name| format!("payload.{name}")).collect(),
         TopicKind::Rows => fields.cloned().collect(),
     };
-    let system = SYSTEM_NAMES.iter().filter(|(written, column)| {
-        schema.arrow.index_of(column).is_ok() && !fields.iter().any(|field| field == written)
-    });
+    let system = SYSTEM_NAMES
+        .iter()
+        .filter(|(written, column)| schema.arrow.index_of(column).is_ok() && !fields.iter().any(|field| field == written));
     let system: Vec<String> = system.map(|(written, _)| (*written).to_owned()).collect();
     fields.into_iter().chain(system).collect()
 }

@@ -151,9 +151,8 @@ fn text_is_made_of_numbers() {
 
 #[test]
 fn aggregates_are_taken_apart() {
-    let call = |sql: &str| {
-        AggregateCall::compile(table(sql).get("x").unwrap(), &stream(TopicKind::Events)).map_err(|d| d.to_string())
-    };
+    let call =
+        |sql: &str| AggregateCall::compile(table(sql).get("x").unwrap(), &stream(TopicKind::Events)).map_err(|d| d.to_string());
     let count = call("count(*)").unwrap();
     assert_eq!((count.function.as_str(), count.args.len(), count.distinct), ("count", 0, false));
     let distinct = call("COUNT(distinct payload.user) filter (where type = 'A')").unwrap();

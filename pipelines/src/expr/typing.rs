@@ -80,11 +80,7 @@ fn strict(logical: &Logical, schema: &DFSchema) -> Result<(), String> {
             let literal_time = |one: Kind, other: Kind, other_expr: &Logical| {
                 one == Kind::Time && other == Kind::Text && matches!(other_expr, Logical::Literal(..))
             };
-            let fits = a == b
-                || a == Kind::Other
-                || b == Kind::Other
-                || literal_time(a, b, right)
-                || literal_time(b, a, left);
+            let fits = a == b || a == Kind::Other || b == Kind::Other || literal_time(a, b, right) || literal_time(b, a, left);
             if !fits {
                 mistake = Some(format!("this compares {} with {}", a.shown(), b.shown()));
                 return Ok(TreeNodeRecursion::Stop);

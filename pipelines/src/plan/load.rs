@@ -79,12 +79,13 @@ impl Loader {
             let tables = decl.way.tables();
             decl.from.iter().copied().chain(tables).map(|topic| (topic.text.to_owned(), topic.node.clone())).collect::<Vec<_>>()
         };
-        let writes: Vec<BTreeSet<&str>> =
-            decls.iter().map(|decl| decl.way.writes().iter().map(|to| to.text).collect()).collect();
+        let writes: Vec<BTreeSet<&str>> = decls.iter().map(|decl| decl.way.writes().iter().map(|to| to.text).collect()).collect();
         let mut ordered: Vec<usize> = Vec::new();
         let mut left: Vec<usize> = (0..decls.len()).collect();
         while !left.is_empty() {
-            let waits = |index: &usize| reads(&decls[*index]).iter().any(|(topic, _)| left.iter().any(|other| writes[*other].contains(topic.as_str())));
+            let waits = |index: &usize| {
+                reads(&decls[*index]).iter().any(|(topic, _)| left.iter().any(|other| writes[*other].contains(topic.as_str())))
+            };
             let (blocked, free): (Vec<usize>, Vec<usize>) = left.iter().copied().partition(|index| waits(index));
             if free.is_empty() {
                 self.cycle(decls, &blocked, &writes, reads);
@@ -121,8 +122,12 @@ impl Loader {
         let mut around: Vec<&str> = path.iter().rev().map(|(_, topic, _)| topic.as_str()).collect();
         around.insert(0, topic.as_str());
         self.diagnostics.push(
-            node.error(format!("topology `{}` reads what it writes, by way of others: {}", decls[*index].name.text, around.join(" → ")))
-                .help("records would go round for ever: write one of these to another topic"),
+            node.error(format!(
+                "topology `{}` reads what it writes, by way of others: {}",
+                decls[*index].name.text,
+                around.join(" → ")
+            ))
+            .help("records would go round for ever: write one of these to another topic"),
         );
         for index in blocked {
             self.unknowable.extend(writes[*index].iter().map(|topic| (*topic).to_owned()));
@@ -158,11 +163,15 @@ impl Loader {
                 continue;
             }
             self.keys.insert(topic.name.clone(), keys);
-            self.catalogue.topics.entry(topic.name.clone()).and_modify(|spec| {
-                if spec.fields.is_empty() {
-                    *spec = topic.clone();
-                }
-            }).or_insert(topic);
+            self.catalogue
+                .topics
+                .entry(topic.name.clone())
+                .and_modify(|spec| {
+                    if spec.fields.is_empty() {
+                        *spec = topic.clone();
+                    }
+                })
+                .or_insert(topic);
         }
         // several writers share one spec
         for output in &mut plan.outputs {
@@ -175,7 +184,8 @@ impl Loader {
 
     /// Warns of events that no topology and no sink reads, and of declared topics without anything.
     fn unused(&mut self, table: &declaration::Table, decls: &[TopologyDecl<'_>], broken: &[topology::Broken]) {
-        let mut read: BTreeSet<String> = decls.iter().flat_map(|decl| decl.from.iter().map(|from| from.text.to_owned())).collect();
+        let mut read: BTreeSet<String> =
+            decls.iter().flat_map(|decl| decl.from.iter().map(|from| from.text.to_owned())).collect();
         read.extend(decls.iter().flat_map(|decl| decl.way.tables()).map(|topic| topic.text.to_owned()));
         read.extend(broken.iter().flat_map(|broken| broken.topics.iter().cloned()));
         read.extend(self.catalogue.sinks.iter().map(|sink| sink.from.clone()));

@@ -22,9 +22,10 @@ pub(super) fn check(
     let mut mistakes = Vec::new();
     let nodes = file.get("sink").and_then(|node| node.array().ok()).unwrap_or(&[]);
     for sink in &catalogue.sinks {
-        let table = nodes.iter().filter_map(|node| node.table().ok()).find(|table| {
-            table.get("name").is_some_and(|name| name.span == sink.span)
-        });
+        let table = nodes
+            .iter()
+            .filter_map(|node| node.table().ok())
+            .find(|table| table.get("name").is_some_and(|name| name.span == sink.span));
         let Some(table) = table else { continue };
         let topic = catalogue.topics.get(&sink.from);
         match (topic, table.get("from")) {
@@ -98,6 +99,8 @@ fn determines(sink: &SinkSpec, node: &Node, topic: &TopicSpec, keys: &KeyColumns
             "the key of sink `{}` does not determine the key of topic `{}`, so two partitions could write one row",
             sink.name, topic.name
         ))
-        .help(format!("{remedy}; add them to the key, or put {{ rekey = \"…\" }} before `to` of the topology that writes the topic")),
+        .help(format!(
+            "{remedy}; add them to the key, or put {{ rekey = \"…\" }} before `to` of the topology that writes the topic"
+        )),
     )
 }

@@ -116,7 +116,9 @@ impl<'a> Wiring<'a> {
             let topic = self.topic(*from)?;
             if *kind.get_or_insert(topic.kind) != topic.kind {
                 self.mistakes.push(
-                    from.node.error("a topic of events and a topic of rows cannot be read as one").help("make two topologies of it"),
+                    from.node
+                        .error("a topic of events and a topic of rows cannot be read as one")
+                        .help("make two topologies of it"),
                 );
                 return None;
             }
@@ -143,7 +145,11 @@ impl<'a> Wiring<'a> {
                 Some(keys) => meet(&keys, &own),
                 None => own,
             });
-            self.sources.push(Source { topic, schema: StreamSchema { arrow: Arc::new(Schema::empty()), kind: kind? }, stream: true });
+            self.sources.push(Source {
+                topic,
+                schema: StreamSchema { arrow: Arc::new(Schema::empty()), kind: kind? },
+                stream: true,
+            });
         }
         let kind = kind?;
         let wanted = self.wanted.map(|wanted| wanted[..decl.from.len()].iter().flatten().cloned().collect::<Wanted>());
@@ -223,11 +229,8 @@ impl<'a> Wiring<'a> {
         let node = self.nodes.len();
         self.can_be_late |= built.can_be_late();
         self.nodes.push(NodePlan { name: step.name.clone(), kind: step.kind.name, step: Arc::from(built), inputs });
-        let port = |port: usize, schema: StreamSchema| Stream {
-            ports: vec![Port::Node { node, port }],
-            schema,
-            keys: keys.clone(),
-        };
+        let port =
+            |port: usize, schema: StreamSchema| Stream { ports: vec![Port::Node { node, port }], schema, keys: keys.clone() };
         if step.ways.is_empty() {
             return outputs.into_iter().next().map(|schema| port(0, schema));
         }
@@ -325,7 +328,10 @@ impl<'a> Wiring<'a> {
         }
         if let Some(other) = declared.filter(|other| !other.fields.is_empty()) {
             agree(other, &spec).map_err(|message| {
-                end.to.node.error(message).help("several topologies may write one topic only with the same columns; or write another topic")
+                end.to
+                    .node
+                    .error(message)
+                    .help("several topologies may write one topic only with the same columns; or write another topic")
             })?;
         }
         Ok(Arc::new(spec))
@@ -352,7 +358,8 @@ impl<'a> Wiring<'a> {
 
 /// Sets that determine the key in both.
 pub(super) fn meet(one: &KeyColumns, other: &KeyColumns) -> KeyColumns {
-    let narrow = |a: &KeyColumns, b: &KeyColumns| a.iter().filter(|set| b.iter().any(|s| s.is_subset(set))).cloned().collect::<Vec<_>>();
+    let narrow =
+        |a: &KeyColumns, b: &KeyColumns| a.iter().filter(|set| b.iter().any(|s| s.is_subset(set))).cloned().collect::<Vec<_>>();
     let mut both = narrow(one, other);
     both.extend(narrow(other, one));
     both.sort();
@@ -403,9 +410,5 @@ fn source_schema(fields: &[Field], kind: TopicKind, wanted: Option<&Wanted>) -> 
 fn source_plan(source: &Source) -> SourcePlan {
     let names = source.schema.arrow.fields().iter().map(|field| field.name().as_str());
     let names: Vec<&str> = names.filter(|name| *name != schema::WATERMARK).collect();
-    SourcePlan {
-        topic: source.topic.clone(),
-        projection: Projection::of(&source.topic, &names),
-        schema: source.schema.clone(),
-    }
+    SourcePlan { topic: source.topic.clone(), projection: Projection::of(&source.topic, &names), schema: source.schema.clone() }
 }

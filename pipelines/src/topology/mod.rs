@@ -301,12 +301,11 @@ impl Reader {
         let fields: Vec<_> = table.entries.iter().filter(|(name, _, _)| name != "name").collect();
         let near = fields.iter().find_map(|entry| Some((entry, closest(&entry.0, available.iter().copied())?)));
         match (near, fields.first()) {
-            (Some(((name, span, _), near)), _) => {
-                Diagnostic::error(&table.file, span.clone(), format!("unknown step `{name}`"))
-                    .help(format!("did you mean `{near}`? available: {list}"))
+            (Some(((name, span, _), near)), _) => Diagnostic::error(&table.file, span.clone(), format!("unknown step `{name}`"))
+                .help(format!("did you mean `{near}`? available: {list}")),
+            (None, Some((name, span, _))) => {
+                Diagnostic::error(&table.file, span.clone(), format!("unknown step `{name}`")).help(format!("available: {list}"))
             }
-            (None, Some((name, span, _))) => Diagnostic::error(&table.file, span.clone(), format!("unknown step `{name}`"))
-                .help(format!("available: {list}")),
             (None, None) => node.error("an empty step").help(format!("available: {list}")),
         }
     }

@@ -1,10 +1,14 @@
 //! A small plan of hand-made steps: a filter that drops, a count by key and window, a count of those.
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use quikflow_pipelines::expr::StreamSchema;
-use quikflow_pipelines::operator::{DeadRow, Due, Emit, EpochTime, KEY_GROUPS, KEY_HASH, Keyed, LateRow, Operator, OperatorError, Rows, Stateless};
+use quikflow_pipelines::operator::{
+    DeadRow, Due, Emit, EpochTime, KEY_GROUPS, KEY_HASH, Keyed, LateRow, Operator, OperatorError, Rows, Stateless,
+};
 use quikflow_pipelines::plan::{NodePlan, OutputPlan, Plan, Port, SourcePlan, TopologyPlan};
 use quikflow_pipelines::step::Step;
 use quikflow_topics::broker::{Append, Broker, Projection, TopicRows};
@@ -224,7 +228,8 @@ impl Keyed for TallyOperator {
     fn on_epoch_end(&mut self, time: &EpochTime, emit: &mut Emit) -> Result<(), OperatorError> {
         self.horizon = self.horizon.max(time.watermark.0);
         // The totals stay open: they are read from state at the end of a test, by a snapshot of the topic.
-        let closed: Vec<_> = self.open.range(..).filter(|((window, _), _)| window + WINDOW <= self.horizon).map(|(key, _)| key.clone()).collect();
+        let closed: Vec<_> =
+            self.open.range(..).filter(|((window, _), _)| window + WINDOW <= self.horizon).map(|(key, _)| key.clone()).collect();
         if closed.is_empty() || self.total && time.watermark < EventTime(1_000_000 * SECOND) {
             return Ok(());
         }
@@ -294,18 +299,30 @@ pub(crate) fn plan() -> Arc<Plan> {
     let schema = stream(&numbers.fields);
     let columns: Vec<&str> = vec![schema::PARTITION, schema::OFFSET, schema::EVENT_TIME, "name", "n"];
     let late = TopicSpec { name: "late.count".to_owned(), ..(*numbers).clone() };
-    let node = |name: &str, kind, step: Arc<dyn Step>, from: Port| NodePlan { name: name.to_owned(), kind, step, inputs: vec![vec![from]] };
+    let node = |name: &str, kind, step: Arc<dyn Step>, from: Port| NodePlan {
+        name: name.to_owned(),
+        kind,
+        step,
+        inputs: vec![vec![from]],
+    };
     let port = |node| Port::Node { node, port: 0 };
     let topology = TopologyPlan {
         name: "count".to_owned(),
         doc: String::new(),
-        sources: vec![SourcePlan { topic: numbers.clone(), projection: Projection::of(&numbers, &columns), schema: schema.clone() }],
+        sources: vec![SourcePlan {
+            topic: numbers.clone(),
+            projection: Projection::of(&numbers, &columns),
+            schema: schema.clone(),
+        }],
         nodes: vec![
             node("luck", "luck", Arc::new(Luck(schema.clone())), Port::Source(0)),
             node("tally", "tally", Arc::new(Tally { input: schema.clone(), total: false }), port(0)),
             node("total", "tally", Arc::new(Tally { input: schema, total: true }), port(1)),
         ],
-        outputs: vec![OutputPlan { topic: counts("counts"), from: port(1) }, OutputPlan { topic: counts("totals"), from: port(2) }],
+        outputs: vec![
+            OutputPlan { topic: counts("counts"), from: port(1) },
+            OutputPlan { topic: counts("totals"), from: port(2) },
+        ],
         late: vec![Some(Arc::new(late))],
     };
     Arc::new(Plan { catalogue: Catalogue::default(), topologies: vec![Arc::new(topology)] })
@@ -337,7 +354,9 @@ pub(crate) fn append(broker: &dyn Broker, numbers_: &[Number]) {
             match field.name().as_str() {
                 schema::KEY | "name" => names.clone(),
                 "n" => Arc::new(Int64Array::from_iter_values(numbers_.iter().map(|n| n.1))),
-                schema::EVENT_TIME => Arc::new(TimestampMicrosecondArray::from_iter_values(numbers_.iter().map(|n| n.2 * SECOND)).with_timezone("UTC")),
+                schema::EVENT_TIME => Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(numbers_.iter().map(|n| n.2 * SECOND)).with_timezone("UTC"),
+                ),
                 schema::TYPE => Arc::new(StringArray::from(vec!["ROW"; rows])),
                 _ => arrow::array::new_null_array(field.data_type(), rows),
             }

@@ -85,7 +85,14 @@ impl Task {
     }
 
     /// The dead letter of a row; its id is its origin.
-    pub(crate) fn letter(&self, rows: &RecordBatch, row: usize, cause: &str, code: &str, message: &str) -> Result<DeadLetter, End> {
+    pub(crate) fn letter(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        cause: &str,
+        code: &str,
+        message: &str,
+    ) -> Result<DeadLetter, End> {
         let (sink, topic) = (&self.setup.sink.name, &self.setup.topic);
         let (partition, offset) = place(rows, row)?;
         let encoder = Encoder::new(topic, rows).map_err(|e| End::Failed(e.to_string()))?;

@@ -254,9 +254,8 @@ fn housekeep(
     runtime: &tokio::runtime::Handle,
     every: Duration,
 ) {
-    let written = |store: &str| -> u64 {
-        statuses.iter().map(|s| s.lock()).filter(|s| s.store == store).map(|s| s.flushes).sum()
-    };
+    let written =
+        |store: &str| -> u64 { statuses.iter().map(|s| s.lock()).filter(|s| s.store == store).map(|s| s.flushes).sum() };
     let mut seen: Vec<(u64, Duration)> = stores.iter().map(|_| (0, clock.elapsed())).collect();
     while !signal.stopping() {
         signal.pause(every);

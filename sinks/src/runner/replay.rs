@@ -42,7 +42,12 @@ impl Task {
     /// The letter's new status; none: not now.
     fn replay_one(&self, letter: &DeadLetter, at: &Positions, generation: u64) -> Result<Option<DeadLetterStatus>, End> {
         let open = |why: &str| {
-            tracing::warn!(sink = self.setup.sink.name, id = letter.id, why, "a dead letter cannot be replayed, it is open again");
+            tracing::warn!(
+                sink = self.setup.sink.name,
+                id = letter.id,
+                why,
+                "a dead letter cannot be replayed, it is open again"
+            );
             Ok(Some(DeadLetterStatus::Open))
         };
         let Some(origin) = &letter.origin else { return open("it has no origin") };

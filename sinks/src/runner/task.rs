@@ -129,7 +129,8 @@ impl Task {
             return Err(End::Stop);
         }
         tracing::warn!(sink = self.setup.sink.name, error, failures, "a write failed, it will be tried again");
-        let longest = self.options.back_off.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.options.max_back_off);
+        let longest =
+            self.options.back_off.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.options.max_back_off);
         let seed = format!("{}:{failures}:{}", self.setup.sink.name, self.clock.elapsed().as_nanos());
         let jitter = (xxh3_64(seed.as_bytes()) % 1_000) as f64 / 2_000.0;
         let pause = hint.unwrap_or_default().min(self.options.max_back_off).max(longest.mul_f64(0.5 + jitter));

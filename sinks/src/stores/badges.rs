@@ -84,11 +84,13 @@ pub(crate) fn scan(file: &StoreFile, layouts: &[Arc<Layout>], request: &ScanRequ
     let at = fault(file.name);
     let Some(first) = layouts.first() else { return Err(StoreError::BadRequest("no such table".into())) };
     let bad = |e: arrow::error::ArrowError| StoreError::BadRequest(format!("table `{}`: {e}", first.sink.table));
-    let each = layouts.iter().map(|layout| {
-        Ok(format!("SELECT {} AS u, _k AS k FROM {} WHERE _gone = 0", user_of(layout)?, layout.table()))
-    });
+    let each = layouts
+        .iter()
+        .map(|layout| Ok(format!("SELECT {} AS u, _k AS k FROM {} WHERE _gone = 0", user_of(layout)?, layout.table())));
     let rows = each.collect::<Result<Vec<_>, StoreError>>()?.join(" UNION ALL ");
-    let sql = format!("SELECT u, count(*) - count(r.id) FROM ({rows}) LEFT JOIN _read AS r ON r.user = u AND r.id = k GROUP BY 1 ORDER BY 1");
+    let sql = format!(
+        "SELECT u, count(*) - count(r.id) FROM ({rows}) LEFT JOIN _read AS r ON r.user = u AND r.id = k GROUP BY 1 ORDER BY 1"
+    );
     let reader = file.reader()?;
     let as_of = progress(reader.get()?, file.name, &first.sink.name)?.positions;
     let (mut users, mut counts) = (StringBuilder::new(), Int64Builder::new());

@@ -135,8 +135,7 @@ impl<'a> Col<'a> {
 
 /// Microseconds as RFC 3339 in UTC.
 pub(crate) fn time_text(micros: i64) -> String {
-    DateTime::from_timestamp_micros(micros)
-        .map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+    DateTime::from_timestamp_micros(micros).map_or_else(|| micros.to_string(), |t| t.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }
 
 /// A stored value as JSON.

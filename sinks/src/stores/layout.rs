@@ -122,12 +122,17 @@ impl Layout {
             // Parts hold nothing but columns, so what the key needs is one.
             for name in &key {
                 if !columns.iter().any(|c| c.source.as_ref() == Some(name)) {
-                    let ty = if [schema::PARTITION, schema::OFFSET].contains(&name.as_str()) { FieldType::Int } else { FieldType::String };
+                    let ty = if [schema::PARTITION, schema::OFFSET].contains(&name.as_str()) {
+                        FieldType::Int
+                    } else {
+                        FieldType::String
+                    };
                     columns.push(Column { name: name.clone(), ty, source: Some(name.clone()) });
                 }
             }
         }
-        let key_columns = key.iter().filter_map(|k| columns.iter().position(|c| c.source.as_ref() == Some(k))).collect::<Vec<_>>();
+        let key_columns =
+            key.iter().filter_map(|k| columns.iter().position(|c| c.source.as_ref() == Some(k))).collect::<Vec<_>>();
         let wanted_time = option_text(sink, "time").map_err(wrong)?;
         let time = match &wanted_time {
             Some(name) => columns.iter().position(|c| c.name == *name && c.ty == FieldType::Timestamp),

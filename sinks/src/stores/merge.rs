@@ -26,7 +26,13 @@ pub(crate) struct Change<'a> {
 
 impl<'a> Change<'a> {
     /// What `rule` says of a record.
-    pub(crate) fn new(layout: &Layout, rule: &Rule, input: &Input<'a>, row: usize, version: i64) -> Result<Change<'a>, StoreError> {
+    pub(crate) fn new(
+        layout: &Layout,
+        rule: &Rule,
+        input: &Input<'a>,
+        row: usize,
+        version: i64,
+    ) -> Result<Change<'a>, StoreError> {
         let mut cells: Vec<Option<Cell<'a>>> = Vec::with_capacity(layout.columns.len());
         for (i, column) in layout.columns.iter().enumerate() {
             let Some(source) = &column.source else {

@@ -58,7 +58,11 @@ impl EmbeddedStores {
     /// # Errors
     /// An unknown store name, two sinks with one table, options that make no sense, a stored table
     /// of another form, storage errors.
-    pub fn open(dir: &Path, _clock: SharedClock, sinks: &[(Arc<SinkSpec>, Arc<TopicSpec>)]) -> Result<EmbeddedStores, StoreError> {
+    pub fn open(
+        dir: &Path,
+        _clock: SharedClock,
+        sinks: &[(Arc<SinkSpec>, Arc<TopicSpec>)],
+    ) -> Result<EmbeddedStores, StoreError> {
         let mut twins: BTreeMap<&'static str, Twin> = BTreeMap::new();
         let mut reads = Reads::default();
         for (sink, topic) in sinks {
@@ -80,7 +84,12 @@ impl EmbeddedStores {
 
     /// The read sides of all stores.
     pub fn read_side(&self) -> ReadSide {
-        ReadSide { tables: self.reads.clone(), documents: self.reads.clone(), search: self.reads.clone(), inbox: self.reads.clone() }
+        ReadSide {
+            tables: self.reads.clone(),
+            documents: self.reads.clone(),
+            search: self.reads.clone(),
+            inbox: self.reads.clone(),
+        }
     }
 }
 

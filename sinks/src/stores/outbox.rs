@@ -108,7 +108,8 @@ impl Fields<'_> {
             return Ok(serde_json::from_str::<Vec<String>>(&text)
                 .unwrap_or_else(|_| text.split(',').map(|w| w.trim().to_owned()).collect()));
         }
-        let ways = ["push", "email"].map(|way| (way, self.layout.column(way).filter(|at| self.layout.columns[*at].ty == FieldType::Bool)));
+        let ways = ["push", "email"]
+            .map(|way| (way, self.layout.column(way).filter(|at| self.layout.columns[*at].ty == FieldType::Bool)));
         if ways.iter().any(|(_, at)| at.is_some()) {
             let on = |at: Option<usize>| at.is_some_and(|at| self.input.cell(at, self.row) == Cell::Int(1));
             return Ok(ways.iter().filter(|(_, at)| on(*at)).map(|(way, _)| (*way).to_owned()).collect());

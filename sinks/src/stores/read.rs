@@ -20,7 +20,9 @@ const BATCH: usize = 4_096;
 
 /// The Arrow schema of a table's visible columns.
 pub(crate) fn schema(layout: &Layout) -> SchemaRef {
-    Arc::new(Schema::new(layout.columns.iter().take(layout.visible).map(|c| Field::new(&c.name, arrow_type(c.ty), true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        layout.columns.iter().take(layout.visible).map(|c| Field::new(&c.name, arrow_type(c.ty), true)).collect::<Vec<_>>(),
+    ))
 }
 
 /// The columns wanted, as indices.
@@ -215,7 +217,12 @@ pub(crate) fn get(store: &StoreFile, layout: &Layout, id: &str) -> Result<Option
 }
 
 /// Documents by row ids, in that order.
-pub(crate) fn by_ids(connection: &Connection, store: &'static str, layout: &Layout, ids: &[i64]) -> Result<Vec<serde_json::Value>, StoreError> {
+pub(crate) fn by_ids(
+    connection: &Connection,
+    store: &'static str,
+    layout: &Layout,
+    ids: &[i64],
+) -> Result<Vec<serde_json::Value>, StoreError> {
     let at = fault(store);
     let sql = format!("SELECT {} FROM {} AS t WHERE _id = ?1", document_columns(layout), layout.table());
     let mut statement = connection.prepare_cached(&sql).map_err(at)?;

@@ -45,7 +45,9 @@ pub(crate) fn create(connection: &Connection, store: &'static str, layout: &Layo
     connection.execute_batch(&sql).map_err(at)?;
     let mut there = Vec::new();
     {
-        let mut names = connection.prepare(&format!("SELECT name FROM pragma_table_info('{}')", layout.table().trim_matches('"').replace('\'', "''"))).map_err(at)?;
+        let mut names = connection
+            .prepare(&format!("SELECT name FROM pragma_table_info('{}')", layout.table().trim_matches('"').replace('\'', "''")))
+            .map_err(at)?;
         let mut rows = names.query([]).map_err(at)?;
         while let Some(row) = rows.next().map_err(at)? {
             there.push(row.get::<_, String>(0).map_err(at)?);
@@ -101,11 +103,7 @@ impl<'a> Input<'a> {
             named_kind: of("type")?,
             arrival: of(schema::ARRIVAL_TIME)?,
             event_time: of(schema::EVENT_TIME)?,
-            columns: layout
-                .columns
-                .iter()
-                .map(|c| c.source.as_deref().map_or(Ok(Col::None), of))
-                .collect::<Result<_, _>>()?,
+            columns: layout.columns.iter().map(|c| c.source.as_deref().map_or(Ok(Col::None), of)).collect::<Result<_, _>>()?,
             generation,
         })
     }

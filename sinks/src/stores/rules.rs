@@ -93,7 +93,9 @@ pub(crate) fn mode_of(sink: &SinkSpec, topic: &TopicSpec) -> Result<Mode, String
         "users" => Mode::Merge(users()),
         "presence" => Mode::Merge(presence()),
         other => {
-            return Err(format!("unknown mode `{other}`; available: upsert (latest), append, count, merge, messages, users, presence"));
+            return Err(format!(
+                "unknown mode `{other}`; available: upsert (latest), append, count, merge, messages, users, presence"
+            ));
         }
     };
     if sink.store == "elasticsearch" && !matches!(mode, Mode::Merge(_)) {
@@ -133,7 +135,11 @@ fn parse(event: &str, value: &toml::Value) -> Result<Rule, String> {
                 let add = value.as_table().filter(|t| t.len() == 1).and_then(|t| t.iter().next()).ok_or_else(wrong)?;
                 rule.add = Some((add.0.clone(), texts(add.1).ok_or_else(wrong)?));
             }
-            _ => return Err(format!("rule `{event}`: unknown field `{name}`; available: create, shows, columns, set, add, changes")),
+            _ => {
+                return Err(format!(
+                    "rule `{event}`: unknown field `{name}`; available: create, shows, columns, set, add, changes"
+                ));
+            }
         }
     }
     Ok(rule)

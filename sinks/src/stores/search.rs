@@ -108,7 +108,11 @@ pub(crate) fn clear(connection: &Connection, store: &'static str, layout: &Layou
 }
 
 /// Merges a bounded share of the index's segments.
-pub(crate) fn tidy(connection: &Connection, store: &'static str, tables: &BTreeMap<String, Arc<Layout>>) -> Result<(), StoreError> {
+pub(crate) fn tidy(
+    connection: &Connection,
+    store: &'static str,
+    tables: &BTreeMap<String, Arc<Layout>>,
+) -> Result<(), StoreError> {
     for layout in tables.values() {
         let index = index_of(layout);
         let sql = format!("INSERT INTO {index}({index}, rank) VALUES('merge', 64)");

@@ -4,14 +4,60 @@ use std::borrow::Cow;
 
 /// Elements whose tags are taken out; anything else in angle brackets is text ("a <b and c> d").
 const ELEMENTS: [&str; 48] = [
-    "a", "audio", "b", "blockquote", "br", "code", "del", "details", "div", "em", "font", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i",
-    "img", "kbd", "li", "ol", "p", "pre", "s", "small", "span", "strike", "strong", "sub", "summary", "sup", "table", "tbody", "td",
-    "th", "thead", "time", "tr", "u", "ul", "video", "center", "dl", "dt", "dd", "ins",
+    "a",
+    "audio",
+    "b",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "details",
+    "div",
+    "em",
+    "font",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "hr",
+    "i",
+    "img",
+    "kbd",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "s",
+    "small",
+    "span",
+    "strike",
+    "strong",
+    "sub",
+    "summary",
+    "sup",
+    "table",
+    "tbody",
+    "td",
+    "th",
+    "thead",
+    "time",
+    "tr",
+    "u",
+    "ul",
+    "video",
+    "center",
+    "dl",
+    "dt",
+    "dd",
+    "ins",
 ];
 
 /// Inline elements: taking them out joins nothing that was apart, so no space is put in their place.
-const INLINE: [&str; 18] =
-    ["a", "b", "code", "del", "em", "font", "i", "ins", "kbd", "s", "small", "span", "strike", "strong", "sub", "sup", "time", "u"];
+const INLINE: [&str; 18] = [
+    "a", "b", "code", "del", "em", "font", "i", "ins", "kbd", "s", "small", "span", "strike", "strong", "sub", "sup", "time", "u",
+];
 
 /// The text without HTML tags, and with entities as the characters they stand for.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {

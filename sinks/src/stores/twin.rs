@@ -174,7 +174,8 @@ impl Inner {
                 tx.execute(&format!("DELETE FROM {}", layout.table()), []).map_err(at)?;
             }
         }
-        tx.execute("UPDATE _sinks SET generation = 0, positions = '[]', expired_before = 0 WHERE name = ?1", [sink]).map_err(at)?;
+        tx.execute("UPDATE _sinks SET generation = 0, positions = '[]', expired_before = 0 WHERE name = ?1", [sink])
+            .map_err(at)?;
         tx.commit().map_err(at)
     }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 /// Whether two sinks can share a table: columns of one name have one type.
 pub(crate) fn fits(one: &Layout, other: &Layout) -> bool {
     let (one, other) = (read::schema(one), read::schema(other));
-    one.fields().iter().all(|f| other.field_with_name(f.name()).is_ok_and(|o| o.data_type() == f.data_type()) || other.field_with_name(f.name()).is_err())
+    one.fields().iter().all(|f| {
+        other.field_with_name(f.name()).is_ok_and(|o| o.data_type() == f.data_type()) || other.field_with_name(f.name()).is_err()
+    })
 }
 
 /// All columns, those of the first sink first.
@@ -36,7 +38,8 @@ pub(crate) fn scan(
     let out: SchemaRef = match &request.columns {
         None => whole,
         Some(names) => {
-            let fields: Result<Vec<FieldRef>, _> = names.iter().map(|n| whole.field_with_name(n).map(|f| Arc::new(f.clone()))).collect();
+            let fields: Result<Vec<FieldRef>, _> =
+                names.iter().map(|n| whole.field_with_name(n).map(|f| Arc::new(f.clone()))).collect();
             Arc::new(Schema::new(fields.map_err(|e| StoreError::BadRequest(e.to_string()))?))
         }
     };

@@ -313,7 +313,9 @@ impl Reader {
         for (column, _, node) in &table.entries {
             let how = node.str().and_then(|how| match ROLLUPS.contains(&how) {
                 true => Ok(how.to_owned()),
-                false => Err(node.error(format!("`{how}` is no way to roll up")).help(format!("available: {}", ROLLUPS.join(", ")))),
+                false => {
+                    Err(node.error(format!("`{how}` is no way to roll up")).help(format!("available: {}", ROLLUPS.join(", "))))
+                }
             });
             if let Some(how) = self.ok(how) {
                 rollup.insert(column.clone(), how);

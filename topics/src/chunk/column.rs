@@ -125,8 +125,7 @@ fn put_integers(out: &mut Vec<u8>, array: &dyn Array, values: &[i64]) {
         None => integers::put(out, values),
         Some(nulls) => {
             let filler = nulls.valid_indices().next().map_or(0, |i| values[i]);
-            let filled: Vec<i64> =
-                values.iter().enumerate().map(|(i, v)| if nulls.is_valid(i) { *v } else { filler }).collect();
+            let filled: Vec<i64> = values.iter().enumerate().map(|(i, v)| if nulls.is_valid(i) { *v } else { filler }).collect();
             integers::put(out, &filled);
         }
     }

@@ -14,7 +14,9 @@ pub fn put(out: &mut Vec<u8>, values: &[i64]) {
     let max = values.iter().map(|v| v.wrapping_sub(min) as u64).max().unwrap_or(0);
     let scale = SCALES
         .into_iter()
-        .find(|scale| *scale == 1 || (max >= *scale && values.iter().all(|v| (v.wrapping_sub(min) as u64).is_multiple_of(*scale))))
+        .find(|scale| {
+            *scale == 1 || (max >= *scale && values.iter().all(|v| (v.wrapping_sub(min) as u64).is_multiple_of(*scale)))
+        })
         .unwrap_or(1);
     let width = width_of(max / scale);
     out.extend_from_slice(&min.to_le_bytes());

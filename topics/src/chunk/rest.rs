@@ -1,7 +1,7 @@
 //! A field declared later than a chunk was written is read from the chunk's `_rest` (R12).
 
-use crate::schema::arrow_type;
 use crate::catalogue::FieldType;
+use crate::schema::arrow_type;
 use arrow::array::{
     Array, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, ListBuilder, StringArray, StringBuilder,
     TimestampMicrosecondBuilder,

@@ -89,10 +89,8 @@ proptest! {
 #[test]
 fn a_header_decodes_to_what_was_encoded_and_any_flipped_bit_is_found() {
     let part = Part { partition: 3, first: 10, next: 12, rows: 2, max_event_time: -5, max_arrival_time: 9 };
-    let columns = vec![
-        Column { id: 1, at: Some(0), len: 7, checksum: u64::MAX },
-        Column { id: 9, at: None, len: 70_000, checksum: 1 },
-    ];
+    let columns =
+        vec![Column { id: 1, at: Some(0), len: 7, checksum: u64::MAX }, Column { id: 9, at: None, len: 70_000, checksum: 1 }];
     let header = Header { known: 11, rows: 2, arrival: 9, parts: vec![part], ends: vec![0, 1, 2, 12], columns };
     let bytes = header.encode();
     assert_eq!(Header::decode(&bytes), Ok(header.clone()));

@@ -63,7 +63,11 @@ fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let input = &ctx.inputs[0];
     for (name, _) in CHAIN_COLUMNS {
         if input.arrow.index_of(name).is_ok() {
-            mistakes.push(ctx.value.error(format!("the column `{name}` is one that `chain` writes")).help("give it another name in a `map`"));
+            mistakes.push(
+                ctx.value
+                    .error(format!("the column `{name}` is one that `chain` writes"))
+                    .help("give it another name in a `map`"),
+            );
         }
     }
     if mistakes.any() {
@@ -93,8 +97,13 @@ impl Step for Chain {
         let mut fields: Vec<FieldRef> = self.input.arrow.fields().iter().cloned().collect();
         fields.push(Arc::new(Field::new(KEY_HASH, DataType::UInt64, false)));
         let prepare = Prepare { step: self.clone(), schema: Arc::new(Schema::new(fields)) };
-        let apply =
-            Apply { step: self.clone(), heads: BTreeMap::new(), changed: BTreeMap::new(), waiting: Vec::new(), salts: Salts::new() };
+        let apply = Apply {
+            step: self.clone(),
+            heads: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            waiting: Vec::new(),
+            salts: Salts::new(),
+        };
         Operator::Keyed { prepare: vec![Box::new(prepare)], apply: Box::new(apply) }
     }
 

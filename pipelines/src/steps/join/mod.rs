@@ -79,7 +79,9 @@ fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let table_on = mistakes.required(table, "table_on", |node| ctx.expr_on(1, node));
     if let (Some(on), Some(table_on), Some(node)) = (&on, &table_on, table.get("on")) {
         if on.data_type != table_on.data_type {
-            mistakes.push(node.error(format!("`on` is {} and `table_on` is {}", on.data_type, table_on.data_type)).help("cast one of them"));
+            mistakes.push(
+                node.error(format!("`on` is {} and `table_on` is {}", on.data_type, table_on.data_type)).help("cast one of them"),
+            );
         } else if !can_be_key(&on.data_type) {
             mistakes.push(node.error(format!("cannot join on {}", on.data_type)));
         }
@@ -95,7 +97,9 @@ fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
             let Some(expr) = mistakes.ok(ctx.expr_on(1, node)) else { continue };
             match can_be_key(&expr.data_type) {
                 true => select.push((name.clone(), expr)),
-                false => mistakes.push(node.error(format!("cannot select {}", expr.data_type)).help("make it text, such as array_to_string(x, ',')")),
+                false => mistakes.push(
+                    node.error(format!("cannot select {}", expr.data_type)).help("make it text, such as array_to_string(x, ',')"),
+                ),
             }
         }
     }
@@ -204,7 +208,9 @@ impl Step for Join {
     fn reads(&self, input: usize) -> Option<Vec<String>> {
         Some(match input {
             0 => columns_of([&self.on]),
-            _ => columns_of([&self.table_on].into_iter().chain(&self.row_key).chain(&self.delete).chain(self.select.iter().map(|(_, e)| e))),
+            _ => columns_of(
+                [&self.table_on].into_iter().chain(&self.row_key).chain(&self.delete).chain(self.select.iter().map(|(_, e)| e)),
+            ),
         })
     }
 
@@ -220,7 +226,13 @@ impl Step for Join {
         let length = |micros: i64| show_duration(Duration::from_micros(micros.unsigned_abs()));
         let rows = if self.row_key.is_empty() { "one row each" } else { "any number of rows each" };
         vec![
-            format!("{} join with {} on {} = {}, {rows}", if self.left { "left" } else { "inner" }, self.topic, self.on.text, self.table_on.text),
+            format!(
+                "{} join with {} on {} = {}, {rows}",
+                if self.left { "left" } else { "inner" },
+                self.topic,
+                self.on.text,
+                self.table_on.text
+            ),
             format!("waits for the table's watermark, at most {}", length(self.max_wait)),
             format!("state: the table's rows, their versions of the last {} and the records that wait", length(self.history)),
         ]

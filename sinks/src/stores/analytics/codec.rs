@@ -2,7 +2,8 @@
 
 use crate::store::StoreError;
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray,
+    new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -37,7 +38,9 @@ fn put(array: &ArrayRef, out: &mut Vec<u8>) -> Result<(), StoreError> {
     match array.data_type() {
         DataType::Int64 => words(array.as_primitive::<Int64Type>().values(), out),
         DataType::Timestamp(..) => words(array.as_primitive::<TimestampMicrosecondType>().values(), out),
-        DataType::Float64 => array.as_primitive::<Float64Type>().values().iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        DataType::Float64 => {
+            array.as_primitive::<Float64Type>().values().iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()))
+        }
         DataType::Boolean => bits(array.as_boolean().values(), out),
         DataType::Utf8 => {
             let texts = array.as_string::<i32>();
@@ -105,7 +108,9 @@ fn take(ty: &DataType, rows: usize, raw: &Buffer, at: &mut usize) -> Result<Arra
     };
     let bad = |e: arrow::error::ArrowError| damaged(&e.to_string());
     Ok(match ty {
-        DataType::Int64 => Arc::new(Int64Array::try_new(ScalarBuffer::new(aligned(raw, at, rows * 8)?, 0, rows), nulls).map_err(bad)?),
+        DataType::Int64 => {
+            Arc::new(Int64Array::try_new(ScalarBuffer::new(aligned(raw, at, rows * 8)?, 0, rows), nulls).map_err(bad)?)
+        }
         DataType::Float64 => {
             Arc::new(Float64Array::try_new(ScalarBuffer::new(aligned(raw, at, rows * 8)?, 0, rows), nulls).map_err(bad)?)
         }

@@ -209,8 +209,11 @@ pub(crate) fn maintain(file: &StoreFile, layout: &Layout, expired: Option<EventT
         let mut writer = file.writer();
         let tx = begin(file.name, &mut writer)?;
         let sink = &layout.sink.name;
-        tx.execute("UPDATE _sinks SET expired_before = max(expired_before, ?2) WHERE name = ?1", rusqlite::params![sink, before.0])
-            .map_err(at)?;
+        tx.execute(
+            "UPDATE _sinks SET expired_before = max(expired_before, ?2) WHERE name = ?1",
+            rusqlite::params![sink, before.0],
+        )
+        .map_err(at)?;
         let ids: Vec<i64> = {
             let mut select = tx.prepare_cached("SELECT id FROM parts WHERE sink = ?1 AND max_arrival < ?2").map_err(at)?;
             let rows = select.query_map(rusqlite::params![sink, before.0], |r| r.get(0)).map_err(at)?;

@@ -16,7 +16,8 @@ pub(crate) fn unexpired(columns: Vec<ArrayRef>, arrival: usize, before: i64) -> 
     if before == i64::MIN {
         return Ok(columns);
     }
-    let keep: BooleanArray = columns[arrival].as_primitive::<Int64Type>().iter().map(|a| Some(a.is_some_and(|a| a >= before))).collect();
+    let keep: BooleanArray =
+        columns[arrival].as_primitive::<Int64Type>().iter().map(|a| Some(a.is_some_and(|a| a >= before))).collect();
     keep_rows(columns, &keep)
 }
 

@@ -60,9 +60,10 @@ pub(super) fn mark(conn: &Connection, ids: &[String], status: DeadLetterStatus) 
 
 /// Lists, newest first.
 pub(super) fn list(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-    let mut sql = "select seq, id, at, cause, code, path, message, topology, step, topic, partition, \"offset\", full_size, status, bytes
+    let mut sql =
+        "select seq, id, at, cause, code, path, message, topology, step, topic, partition, \"offset\", full_size, status, bytes
                    from dead where true"
-        .to_owned();
+            .to_owned();
     let mut values = Vec::new();
     let mut when = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {

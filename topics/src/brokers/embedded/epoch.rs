@@ -86,8 +86,12 @@ impl StateIndex {
         for piece in pieces {
             let key = (piece.topology.clone(), piece.step.clone());
             let list = changed.pieces.entry(key).or_insert_with_key(|key| self.pieces.get(key).cloned().unwrap_or_default());
-            let stored =
-                Stored { id: changed.next, shard: piece.shard, shards: piece.shards, snapshot: piece.kind == StateKind::Snapshot };
+            let stored = Stored {
+                id: changed.next,
+                shard: piece.shard,
+                shards: piece.shards,
+                snapshot: piece.kind == StateKind::Snapshot,
+            };
             changed.next += 1;
             let mut statement = conn.prepare_cached(
                 "insert into state(id, topology, step, shard, shards, snapshot, epoch, checksum, bytes)
@@ -169,14 +173,15 @@ pub(super) fn stage(conn: &Connection, index: &StateIndex, commit: &EpochCommit)
 /// What a topology left.
 pub(super) fn read_state(conn: &Connection, topology: &str) -> Result<TopologyState, BrokerError> {
     let mut state = TopologyState::default();
-    let mut statement = conn.prepare_cached(
-        "select step, shard, shards, snapshot, checksum, bytes from state where topology = ?1 order by id",
-    )?;
+    let mut statement =
+        conn.prepare_cached("select step, shard, shards, snapshot, checksum, bytes from state where topology = ?1 order by id")?;
     let mut rows = statement.query([topology])?;
     while let Some(row) = rows.next()? {
         let (step, bytes): (String, Vec<u8>) = (row.get(0)?, row.get(5)?);
         if checksum(&bytes) as i64 != row.get::<_, i64>(4)? {
-            return Err(BrokerError::Corrupt(format!("state of step `{step}` of topology `{topology}` does not match its checksum")));
+            return Err(BrokerError::Corrupt(format!(
+                "state of step `{step}` of topology `{topology}` does not match its checksum"
+            )));
         }
         let kind = if row.get(3)? { StateKind::Snapshot } else { StateKind::Delta };
         let piece = StatePiece { topology: topology.to_owned(), step, shard: row.get(1)?, shards: row.get(2)?, kind, bytes };

@@ -6,12 +6,12 @@
 //! and leaves out what its positions say it has read. Chunks that a slice points at are left for
 //! the next time.
 
+use super::Shared;
 use super::slice::{Chunk, read_chunks};
 use super::stage::insert_chunk;
 use super::topic::{ChunkMeta, TopicState};
 use super::upkeep::{delete_chunk, slowest};
 use super::writer::Writer;
-use super::Shared;
 use crate::broker::BrokerError;
 use crate::catalogue::Cleanup;
 use crate::chunk::header::{Header, Part};
@@ -121,7 +121,12 @@ fn merge(shared: &Arc<Shared>, topic: &Arc<TopicState>, chunks: &[u64], newest: 
 }
 
 /// On the writer's thread.
-fn replace(writer: &mut Writer, topic: &Arc<TopicState>, chunks: &[u64], merged: Option<(Header, EncodedRows)>) -> Result<bool, BrokerError> {
+fn replace(
+    writer: &mut Writer,
+    topic: &Arc<TopicState>,
+    chunks: &[u64],
+    merged: Option<(Header, EncodedRows)>,
+) -> Result<bool, BrokerError> {
     let Some(last) = chunks.last().copied() else { return Ok(true) };
     let still_there = chunks.iter().all(|id| topic.extent.lock().chunks.contains_key(id));
     if !still_there || !writer.shared.pins.release(topic.id, chunks) {
@@ -146,7 +151,12 @@ fn replace(writer: &mut Writer, topic: &Arc<TopicState>, chunks: &[u64], merged:
 }
 
 /// Puts chunks together; none when no record is left.
-fn join(conn: &Connection, topic: &Arc<TopicState>, chunks: &[Chunk], newest: Option<&Newest>) -> Result<Option<(Header, EncodedRows)>, BrokerError> {
+fn join(
+    conn: &Connection,
+    topic: &Arc<TopicState>,
+    chunks: &[Chunk],
+    newest: Option<&Newest>,
+) -> Result<Option<(Header, EncodedRows)>, BrokerError> {
     let storage = |e: arrow::error::ArrowError| BrokerError::Storage(e.to_string());
     let layout = topic.layout();
     let together = |name: &str, ty: &DataType| -> Result<ArrayRef, BrokerError> {

@@ -86,7 +86,12 @@ pub(super) fn numbers(topic: &TopicState, rows: &RecordBatch) -> Result<(Vec<u16
 }
 
 /// Prepares rows of one topic.
-pub(super) fn prepare(topic: Arc<TopicState>, rows: RecordBatch, principal: &str, lines: Vec<u64>) -> Result<PreparedRows, BrokerError> {
+pub(super) fn prepare(
+    topic: Arc<TopicState>,
+    rows: RecordBatch,
+    principal: &str,
+    lines: Vec<u64>,
+) -> Result<PreparedRows, BrokerError> {
     if !lines.is_empty() && lines.len() != rows.num_rows() {
         return Err(BrokerError::Storage(format!("{} lines for {} rows", lines.len(), rows.num_rows())));
     }
@@ -97,7 +102,11 @@ pub(super) fn prepare(topic: Arc<TopicState>, rows: RecordBatch, principal: &str
 }
 
 /// Encodes rows in chunks of about the same size.
-pub(super) fn encode(topic: &TopicState, rows: &RecordBatch, partitions: &[u32]) -> Result<Vec<(Range<usize>, EncodedRows)>, BrokerError> {
+pub(super) fn encode(
+    topic: &TopicState,
+    rows: &RecordBatch,
+    partitions: &[u32],
+) -> Result<Vec<(Range<usize>, EncodedRows)>, BrokerError> {
     let total = rows.num_rows();
     if total == 0 {
         return Ok(Vec::new());
@@ -142,7 +151,9 @@ fn id_hashes(rows: &RecordBatch, principal: &str) -> Result<Vec<(u32, [u64; 2], 
         }
     }
     let hashed = with_id.into_iter().zip(contents);
-    Ok(hashed.map(|(row, content)| (row as u32, key_of(principal, types.value(row), ids.value(row)), (content >> 32) as u32)).collect())
+    Ok(hashed
+        .map(|(row, content)| (row as u32, key_of(principal, types.value(row), ids.value(row)), (content >> 32) as u32))
+        .collect())
 }
 
 /// The memory that rows take.

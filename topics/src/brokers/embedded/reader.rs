@@ -1,10 +1,10 @@
 //! Readers: from positions by partition, in the order of commits, holding no transaction between
 //! polls.
 
+use super::Pool;
 use super::pins::Pins;
 use super::slice::{Chunk, LogSlice, Piece, Run, header_at, read_chunks};
 use super::topic::TopicState;
-use super::Pool;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
 use crate::chunk::header::Header;
 use crate::ids::{Offset, PartitionId};
@@ -27,7 +27,13 @@ pub(super) struct LogReader {
 
 impl LogReader {
     /// A reader from `from`: a binary search by the offsets at which chunks end.
-    pub(super) fn open(topic: Arc<TopicState>, conn: Connection, pool: Arc<Pool>, pins: Arc<Pins>, from: &Positions) -> Result<LogReader, BrokerError> {
+    pub(super) fn open(
+        topic: Arc<TopicState>,
+        conn: Connection,
+        pool: Arc<Pool>,
+        pins: Arc<Pins>,
+        from: &Positions,
+    ) -> Result<LogReader, BrokerError> {
         let mut positions = vec![0; topic.spec().partitions as usize];
         for (partition, offset) in from {
             if let Some(position) = positions.get_mut(partition.0 as usize) {

@@ -1,16 +1,18 @@
 //! Slices: runs of rows of one or more chunks, decoded column by column when asked.
 
+use super::Pool;
 use super::pins::Pin;
 use super::stage::data_id;
 use super::topic::TopicState;
-use super::Pool;
 use crate::broker::{BrokerError, Projection, Slice, SlicePart};
 use crate::catalogue::TopicSpec;
 use crate::chunk::header::Header;
 use crate::chunk::{ARRIVAL_COLUMN, Damaged, OFFSET_COLUMN, checksum, column, rest};
 use crate::ids::{EventTime, Offset, PartitionId};
 use crate::schema::{self, ARRIVAL_TIME, EVENT_TIME, OFFSET, PARTITION, REST};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType, UInt64Type};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeMap;
@@ -37,7 +39,10 @@ impl Chunk {
         let Some(entry) = self.header.column(id) else { return Ok(None) };
         let checked = |bytes: &[u8]| {
             if bytes.len() != entry.len as usize || checksum(bytes) != entry.checksum {
-                return Err(Damaged(format!("chunk {} of topic {}: column {id} does not match its checksum", self.id, self.topic.id)));
+                return Err(Damaged(format!(
+                    "chunk {} of topic {}: column {id} does not match its checksum",
+                    self.id, self.topic.id
+                )));
             }
             with(bytes)
         };
@@ -137,12 +142,18 @@ pub(super) struct LogSlice {
 
 impl LogSlice {
     /// Puts pieces together; needs `conn` only where a run is not a whole part.
-    pub(super) fn new(spec: Arc<TopicSpec>, pieces: Vec<Piece>, pool: Arc<Pool>, conn: &Connection) -> Result<LogSlice, BrokerError> {
+    pub(super) fn new(
+        spec: Arc<TopicSpec>,
+        pieces: Vec<Piece>,
+        pool: Arc<Pool>,
+        conn: &Connection,
+    ) -> Result<LogSlice, BrokerError> {
         let mut parts: BTreeMap<u32, SlicePart> = BTreeMap::new();
         let mut bytes = 0;
         for piece in &pieces {
             let header = &piece.chunk.header;
-            bytes += piece.chunk.body.len() + header.columns.iter().filter(|c| c.at.is_none()).map(|c| c.len as usize).sum::<usize>();
+            bytes +=
+                piece.chunk.body.len() + header.columns.iter().filter(|c| c.at.is_none()).map(|c| c.len as usize).sum::<usize>();
             for run in &piece.runs {
                 let part = cut_part(&piece.chunk, run, conn)?;
                 let merged = parts.entry(part.partition.0).or_insert(SlicePart { rows: 0, ..part });
@@ -232,7 +243,8 @@ impl LogSlice {
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
-        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options).map_err(|e| BrokerError::Corrupt(e.to_string()))
+        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options)
+            .map_err(|e| BrokerError::Corrupt(e.to_string()))
     }
 }
 

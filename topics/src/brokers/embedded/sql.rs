@@ -80,7 +80,11 @@ pub(super) fn open_writer(dir: &Path, sync: bool) -> Result<Connection, BrokerEr
     match version {
         0 => conn.pragma_update(None, "user_version", i64::from(crate::chunk::FORMAT_VERSION))?,
         v if v == i64::from(crate::chunk::FORMAT_VERSION) => {}
-        v => return Err(BrokerError::Storage(format!("the log has form {v}, this program reads form 1: use the program that wrote it"))),
+        v => {
+            return Err(BrokerError::Storage(format!(
+                "the log has form {v}, this program reads form 1: use the program that wrote it"
+            )));
+        }
     }
     Ok(conn)
 }

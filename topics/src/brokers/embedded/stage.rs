@@ -4,9 +4,9 @@
 use super::prepare::{self, PreparedRows};
 use super::topic::{ChunkMeta, TopicState};
 use crate::broker::BrokerError;
+use crate::chunk::TARGET_ROWS;
 use crate::chunk::header::{Column, Header, Part};
 use crate::chunk::rows::EncodedRows;
-use crate::chunk::TARGET_ROWS;
 use crate::ids::{Offset, PartitionId};
 use arrow::array::{BooleanArray, RecordBatch};
 use rusqlite::Connection;
@@ -79,7 +79,8 @@ impl Staged {
             None => staged.wait(rows.rows, rows.partitions),
             Some(keep) => {
                 let mask = BooleanArray::from(keep.to_vec());
-                let kept = arrow::compute::filter_record_batch(&rows.rows, &mask).map_err(|e| BrokerError::Storage(e.to_string()))?;
+                let kept =
+                    arrow::compute::filter_record_batch(&rows.rows, &mask).map_err(|e| BrokerError::Storage(e.to_string()))?;
                 let partitions = rows.partitions.iter().zip(keep).filter(|(_, k)| **k).map(|(p, _)| *p).collect();
                 staged.wait(kept, partitions);
             }

@@ -72,7 +72,8 @@ pub(super) fn read(broker: &EmbeddedBroker, topic: &str, from: &Positions, max: 
         assert!(slice.rows() <= max);
         let batch = slice.decode(&projection).unwrap();
         assert_eq!(batch.num_rows(), slice.rows());
-        let (p, o) = (batch.column(0).as_primitive::<arrow::datatypes::UInt32Type>(), batch.column(1).as_primitive::<UInt64Type>());
+        let (p, o) =
+            (batch.column(0).as_primitive::<arrow::datatypes::UInt32Type>(), batch.column(1).as_primitive::<UInt64Type>());
         let n = batch.column(2).as_primitive::<Int64Type>();
         let mut row = 0;
         for part in slice.parts() {
@@ -168,7 +169,11 @@ fn r16_an_id_is_taken_once_and_another_content_is_a_conflict() {
     let first = {
         let broker = log.open();
         broker.ensure_topics(&[spec.clone()]).unwrap();
-        let done = broker.append(append(&spec, &[("a", Some("1"), 1), ("b", Some("2"), 2), ("a", Some("1"), 1)])).unwrap().wait().unwrap();
+        let done = broker
+            .append(append(&spec, &[("a", Some("1"), 1), ("b", Some("2"), 2), ("a", Some("1"), 1)]))
+            .unwrap()
+            .wait()
+            .unwrap();
         assert_eq!((done.accepted, done.duplicates), (2, 1));
         assert_eq!(done.positions[0][0], done.positions[0][2]);
         done

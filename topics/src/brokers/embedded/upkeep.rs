@@ -144,10 +144,13 @@ impl Writer {
         self.ids.expire(now);
         let span = i64::try_from(self.shared.options.id_window.as_micros()).unwrap_or(i64::MAX);
         let oldest = self.ids.oldest().unwrap_or_else(|| now.saturating_sub(span));
-        let some: bool = self.conn.query_row("select exists(select 1 from ids where arrival < ?1 limit 1)", [oldest], |row| row.get(0))?;
+        let some: bool =
+            self.conn.query_row("select exists(select 1 from ids where arrival < ?1 limit 1)", [oldest], |row| row.get(0))?;
         if some {
             self.transaction(|writer, _, _| {
-                let mut statement = writer.conn.prepare_cached("delete from ids where id in (select id from ids where arrival < ?1 order by id limit 1000)")?;
+                let mut statement = writer.conn.prepare_cached(
+                    "delete from ids where id in (select id from ids where arrival < ?1 order by id limit 1000)",
+                )?;
                 Ok(statement.execute([oldest])?)
             })?;
         }

@@ -78,7 +78,11 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(&str, u64)) -> Result<Report,
     Ok(report)
 }
 
-fn verify_topic(conn: &Connection, state: &Arc<TopicState>, progress: &mut dyn FnMut(&str, u64)) -> Result<TopicReport, BrokerError> {
+fn verify_topic(
+    conn: &Connection,
+    state: &Arc<TopicState>,
+    progress: &mut dyn FnMut(&str, u64),
+) -> Result<TopicReport, BrokerError> {
     let spec = state.spec();
     let mut report = TopicReport { topic: spec.name.clone(), ..TopicReport::default() };
     let mut statement = conn.prepare(&format!("select id, header, body from c{} order by id", state.id))?;

@@ -245,7 +245,8 @@ impl Writer {
         let last = self.shared.last_epoch.load(Ordering::SeqCst);
         match epoch {
             Some(epoch) if epoch.commit.epoch.0 <= last => {
-                let error = BrokerError::Storage(format!("epoch {} is not after the last one committed, {last}", epoch.commit.epoch));
+                let error =
+                    BrokerError::Storage(format!("epoch {} is not after the last one committed, {last}", epoch.commit.epoch));
                 (None, Some((epoch, error)))
             }
             epoch => (epoch, None),
@@ -258,7 +259,8 @@ impl Writer {
         if let Some(lane) = &append.lane {
             line = sql::get_number(&self.conn, sql::space::LANE, &lane.producer)?;
             if line < lane.previous {
-                let refuse = BrokerError::OutOfSequence { producer: lane.producer.clone(), expected: line, previous: lane.previous };
+                let refuse =
+                    BrokerError::OutOfSequence { producer: lane.producer.clone(), expected: line, previous: lane.previous };
                 let now = self.shared.clock.elapsed();
                 let deadline = *append.deadline.get_or_insert(now + LANE_WAIT);
                 let wait = now < deadline && self.early.len() < LANES_WAITING && !self.shared.queue.is_closed();

@@ -1,0 +1,46 @@
+//! The benchmark: what it costs, beside a bare loop that does the same for one fixed question.
+//!
+//!     cargo bench --profile dev --bench pipeline -- [a] [b] [c] [d] [e] [f] [--events N]
+//!
+//! Prints events/s, CPU seconds per million events (of the server, or of this process), wall time
+//! and peak memory. Nothing here is a test: figures go to docs/benchmarks.md.
+
+mod data;
+mod door;
+mod engine;
+mod floor;
+mod measure;
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut cases = Vec::new();
+    let mut records = 962_529;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--events" => records = arguments.next().ok_or("--events wants a number")?.parse()?,
+            "--bench" => {}
+            "a" | "b" | "c" | "d" | "e" | "f" => cases.push(argument),
+            _ => return Err(format!("unknown case {argument}: a, b, c, d, e, f, or none for all; --events N").into()),
+        }
+    }
+    let wanted = |case: &str| cases.is_empty() || cases.iter().any(|c| c == case);
+    println!("{records} events; CPU seconds are per million events");
+    if wanted("c") {
+        engine::engine_from_log(records)?;
+    }
+    if wanted("f") {
+        engine::word_count(20_000_000)?;
+    }
+    if wanted("a") || wanted("d") || wanted("e") {
+        door::batched_then_stores_then_restart(records)?;
+    }
+    if wanted("a") {
+        door::single(records / 5, 64)?;
+    }
+    if wanted("b") {
+        door::visible(20_000, 30)?;
+    }
+    Ok(())
+}

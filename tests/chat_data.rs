@@ -1,0 +1,171 @@
+//! The main job on 200,000 real chat messages: what the views and stores answer equals a count
+//! made independently of the engine.
+
+mod support;
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Command;
+use support::{Server, both, shared};
+
+/// (channel, window start) → messages, authors, characters.
+type Activity = BTreeMap<(String, String), (u64, u64, u64)>;
+
+/// The independent count, by the script beside this file; none where there is no Python.
+fn counted(file: &Path) -> Option<Activity> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/count/channel_activity.py");
+    let output = match Command::new("python3").arg(script).arg(file).output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("skipped: no python3: {error}");
+            return None;
+        }
+    };
+    assert!(output.status.success(), "{}", both(&output));
+    let rows = output.stdout.lines().map(|line| row(&serde_json::from_str(&line.unwrap()).unwrap()));
+    Some(rows.collect())
+}
+
+fn row(row: &Value) -> ((String, String), (u64, u64, u64)) {
+    let text = |name: &str| row[name].as_str().unwrap_or_else(|| panic!("{name} in {row}")).to_owned();
+    let number = |name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name} in {row}"));
+    ((text("channel"), text("window_start")), (number("messages"), number("authors"), number("characters")))
+}
+
+/// All rows of the view, open ones too, by the Arrow-free path that anyone would take: JSON lines of SQL pages.
+async fn activity(server: &Server) -> (Activity, u64) {
+    let mut found = Activity::new();
+    let mut last = 0;
+    let csv = server.get_as("/v1/views/channel_activity?include_open=true", "text/csv").await;
+    let mut lines = csv.lines();
+    let names: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let at = |name: &str| names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("no column {name}"));
+    let (start, channel, messages) = (at("window_start"), at("channel"), at("messages"));
+    let (authors, characters, closed) = (at("authors"), at("characters"), at("final"));
+    for line in lines {
+        let cells: Vec<&str> = line.split(',').collect();
+        let number = |at: usize| cells[at].parse::<u64>().unwrap_or_else(|e| panic!("{e}: {line}"));
+        let key = (cells[channel].trim_matches('"').to_owned(), cells[start].to_owned());
+        last += u64::from(cells[closed] == "true");
+        let twice = found.insert(key, (number(messages), number(authors), number(characters)));
+        assert!(twice.is_none(), "a row stands twice: {line}");
+    }
+    (found, last)
+}
+
+fn compare(expected: &Activity, found: &Activity) {
+    let wrong: Vec<_> = expected.iter().filter(|(key, value)| found.get(*key) != Some(value)).take(5).collect();
+    assert!(wrong.is_empty(), "expected {wrong:?}, found {:?}", wrong.iter().map(|(k, _)| found.get(*k)).collect::<Vec<_>>());
+    let more: Vec<_> = found.iter().filter(|(key, _)| !expected.contains_key(*key)).take(5).collect();
+    assert!(more.is_empty(), "not expected: {more:?}");
+}
+
+/// (channelId, messageId) and content of every line the product allows.
+fn messages(file: &Path) -> Vec<(String, String, String)> {
+    let unpacked = flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap());
+    let mut found = Vec::new();
+    for line in BufReader::new(unpacked).lines() {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let text = |name: &str| event["payload"][name].as_str().unwrap().to_owned();
+        let content = text("content");
+        if (1..=10_000).contains(&content.chars().count()) {
+            found.push((text("channelId"), text("messageId"), content));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_main_job_is_exact_on_real_chat() {
+    let Some(file) = shared("data/chat-messages.jsonl.gz") else { return };
+    let Some(expected) = counted(&file) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("chat.jsonl.gz");
+    std::fs::copy(&file, &copy).unwrap();
+    let server = Server::start(&folder.path().join("data"));
+
+    let output = server.send(&copy, &[]).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "records were refused, so send ends with 1: {}", both(&output));
+    server.settle();
+
+    let refused = std::fs::read_to_string(folder.path().join("chat.jsonl.gz.refused.jsonl")).unwrap();
+    assert_eq!(refused.lines().count(), 2_964);
+    assert!(refused.lines().all(|line| line.contains("max_length") || line.contains("too_long")));
+
+    let (found, closed) = activity(&server).await;
+    compare(&expected, &found);
+    assert!(closed > 100_000, "only {closed} of {} windows are closed", found.len());
+
+    let sent = messages(&file);
+    let keys: BTreeSet<(String, String)> = sent.iter().map(|(channel, id, _)| (channel.clone(), id.clone())).collect();
+    for table in ["messages", "messages_search"] {
+        let stored = stored_keys(&server, table).await;
+        assert!(keys == stored, "{table}: {} stored, {} sent", stored.len(), keys.len());
+    }
+    phrases_are_found(&server, &sent, 20_260_101).await;
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+/// All (channelId, messageId) of a table.
+async fn stored_keys(server: &Server, table: &str) -> BTreeSet<(String, String)> {
+    let csv = csv_of(server, &format!("select \"channelId\", \"messageId\" from {table}")).await;
+    csv.lines()
+        .skip(1)
+        .map(|line| {
+            let (channel, id) = line.rsplit_once(',').unwrap();
+            (channel.trim_matches('"').to_owned(), id.to_owned())
+        })
+        .collect()
+}
+
+async fn csv_of(server: &Server, sql: &str) -> String {
+    let output = server.command(&["query", sql, "--format", "csv", "--limit", "1000000"]);
+    assert!(output.status.success(), "{}", both(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// 1,000 messages drawn by seed are found by a phrase of theirs.
+async fn phrases_are_found(server: &Server, sent: &[(String, String, String)], seed: u64) {
+    println!("seed {seed}");
+    let mut state = seed;
+    let mut looked = 0;
+    let client = support::client();
+    while looked < 1_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (channel, id, content) = &sent[(state >> 33) as usize % sent.len()];
+        let Some(phrase) = phrase(content) else { continue };
+        looked += 1;
+        let url = format!("{}/api/v1/search", server.query);
+        let mut cursor: Option<String> = None;
+        let mut found = false;
+        while !found {
+            let quoted = format!("\"{phrase}\"");
+            let mut query = vec![("q", quoted.as_str()), ("channelId", channel), ("limit", "1000")];
+            if let Some(cursor) = &cursor {
+                query.push(("cursor", cursor));
+            }
+            let answer: Value = client.get(&url).query(&query).send().await.unwrap().json().await.unwrap();
+            let items = answer["items"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            found = items.iter().any(|item| item["messageId"] == id.as_str());
+            cursor = answer["cursor"].as_str().map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert!(found, "message {id} of {channel} is not found by its phrase {phrase:?}");
+    }
+}
+
+/// Up to six words in a row of the text outside of tags.
+fn phrase(content: &str) -> Option<String> {
+    let text = content.split('>').map(|part| part.split('<').next().unwrap_or("")).max_by_key(|part| part.len())?;
+    let words: Vec<&str> = text
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != ' ')
+        .max_by_key(|run| run.len())?
+        .split_whitespace()
+        .take(6)
+        .collect();
+    (words.len() >= 2).then(|| words.join(" "))
+}

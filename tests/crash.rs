@@ -1,0 +1,276 @@
+//! kill -9 of the server and of `send`, at random moments and at every failpoint: after the
+//! restarts nothing is lost and nothing doubled, in no store and no view.
+
+mod support;
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+use support::{QUIKFLOW, Server, Start, both, free_ports, shared};
+
+/// What must stand at the end, counted from the lines themselves.
+#[derive(Debug, Default, PartialEq)]
+struct Expected {
+    /// (channel, minute) → messages, authors, characters.
+    activity: BTreeMap<(String, String), (u64, u64, u64)>,
+    /// (channelId, messageId)
+    messages: BTreeSet<(String, String)>,
+    /// Audit events.
+    audit: u64,
+}
+
+impl Expected {
+    fn of<'a>(lines: impl Iterator<Item = &'a str>) -> Expected {
+        let mut expected = Expected::default();
+        let mut authors: BTreeSet<(String, String, String)> = BTreeSet::new();
+        for line in lines {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let kind = event["type"].as_str().unwrap();
+            expected.audit += u64::from(["LOGIN_SUCCESS", "LOGIN_FAILED", "PERMISSION_DENIED", "DATA_EXPORTED"].contains(&kind));
+            let text = |name: &str| event["payload"][name].as_str().unwrap_or_default().to_owned();
+            let length = text("content").chars().count() as u64;
+            if kind != "MESSAGE_SENT" || !(1..=10_000).contains(&length) {
+                continue;
+            }
+            let at = chrono::DateTime::parse_from_rfc3339(event["timestamp"].as_str().unwrap()).unwrap();
+            let minute = chrono::DateTime::from_timestamp(at.timestamp().div_euclid(60) * 60, 0).unwrap();
+            let minute = minute.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let group = expected.activity.entry((text("channelId"), minute.clone())).or_default();
+            group.0 += 1;
+            group.1 += u64::from(authors.insert((text("channelId"), minute, text("userId"))));
+            group.2 += length;
+            expected.messages.insert((text("channelId"), text("messageId")));
+        }
+        expected
+    }
+
+    /// Compares with what the server answers now.
+    async fn check(&self, server: &Server) {
+        let found = Expected {
+            activity: activity(server).await,
+            messages: keys(server, "messages").await,
+            audit: csv(server, "audit_log").await.1.len() as u64,
+        };
+        assert_eq!(found.messages.len(), self.messages.len(), "messages");
+        assert!(found.messages == self.messages, "other messages are stored than were sent");
+        assert!(keys(server, "messages_search").await == self.messages, "other messages are indexed than were sent");
+        let wrong: Vec<_> = self.activity.iter().filter(|(k, v)| found.activity.get(*k) != Some(v)).take(3).collect();
+        assert!(
+            wrong.is_empty(),
+            "expected {wrong:?}, found {:?}",
+            wrong.iter().map(|(k, _)| found.activity.get(*k)).collect::<Vec<_>>()
+        );
+        assert_eq!(found.activity.len(), self.activity.len(), "rows that nobody sent");
+        assert_eq!(found.audit, self.audit, "audit rows");
+    }
+}
+
+/// A view as CSV, open rows too: where each column stands, and the rows' cells.
+async fn csv(server: &Server, view: &str) -> (BTreeMap<String, usize>, Vec<Vec<String>>) {
+    let text = server.get_as(&format!("/v1/views/{view}?include_open=true"), "text/csv").await;
+    let mut records = cells(&text).into_iter();
+    let names = records.next().unwrap_or_default().into_iter().enumerate().map(|(at, name)| (name, at)).collect();
+    (names, records.collect())
+}
+
+/// RFC 4180.
+fn cells(text: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut cell, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                cell.push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => row.push(std::mem::take(&mut cell)),
+            '\n' if !quoted => {
+                row.push(std::mem::take(&mut cell));
+                rows.push(std::mem::take(&mut row));
+            }
+            '\r' if !quoted => {}
+            _ => cell.push(c),
+        }
+    }
+    rows
+}
+
+async fn activity(server: &Server) -> BTreeMap<(String, String), (u64, u64, u64)> {
+    let (names, rows) = csv(server, "channel_activity").await;
+    let number = |row: &[String], name: &str| row[names[name]].parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}: {row:?}"));
+    let total = rows.len();
+    let found: BTreeMap<_, _> = rows
+        .iter()
+        .map(|row| {
+            let key = (row[names["channel"]].clone(), row[names["window_start"]].clone());
+            (key, (number(row, "messages"), number(row, "authors"), number(row, "characters")))
+        })
+        .collect();
+    assert_eq!(found.len(), total, "a row of channel_activity stands twice");
+    found
+}
+
+async fn keys(server: &Server, view: &str) -> BTreeSet<(String, String)> {
+    let (names, rows) = csv(server, view).await;
+    let total = rows.len();
+    let found: BTreeSet<_> = rows.iter().map(|row| (row[names["channelId"]].clone(), row[names["messageId"]].clone())).collect();
+    assert_eq!(found.len(), total, "a row of {view} stands twice");
+    found
+}
+
+/// A seeded sequence (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// Made-up events of all types.
+fn generated(folder: &Path, events: u64) -> (PathBuf, Expected) {
+    let output = support::command(&["generate", "--events", &events.to_string(), "--seed", "7"]).output().unwrap();
+    assert!(output.status.success(), "{}", both(&output));
+    let file = folder.join("events.jsonl");
+    std::fs::write(&file, &output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (file, Expected::of(text.lines()))
+}
+
+/// The real chat data where it is, else made-up events.
+fn input(folder: &Path) -> (PathBuf, Expected) {
+    let Some(packed) = shared("data/chat-messages.jsonl.gz") else { return generated(folder, 60_000) };
+    let mut text = String::new();
+    let file = std::fs::File::open(packed).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
+    let file = folder.join("chat.jsonl");
+    std::fs::write(&file, &text).unwrap();
+    (file, Expected::of(text.lines()))
+}
+
+fn spawn_send(file: &Path, port: u16) -> Child {
+    let mut command = std::process::Command::new(QUIKFLOW);
+    command.arg("send").arg(file).args(["--url", &format!("http://127.0.0.1:{port}"), "--batch", "500"]);
+    let quiet = std::process::Stdio::null;
+    command.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
+}
+
+fn pause(random: &mut Random, upto: u64) {
+    std::thread::sleep(Duration::from_millis(20 + random.below(upto)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing() {
+    let seed = 20_261_122;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, expected) = input(folder.path());
+    let data = folder.path().join("data");
+    let start = Start { ports: Some(free_ports()), ..Start::default() };
+    let port = start.ports.unwrap().0;
+    let mut server = start.run(&data);
+    let mut send = spawn_send(&file, port);
+    let mut send_kills = 0;
+    for kill in 0..25 {
+        pause(&mut random, 700);
+        if kill % 5 == 2 && send.try_wait().unwrap().is_none() {
+            send.kill().unwrap();
+            send.wait().unwrap();
+            send_kills += 1;
+            send = spawn_send(&file, port);
+            pause(&mut random, 100);
+        }
+        server.kill();
+        server = start.run(&data);
+    }
+    assert!(send_kills >= 1, "send was done before it could be killed");
+    let status = send.wait().unwrap();
+    assert!(matches!(status.code(), Some(0 | 1)), "send ended with {status}");
+    server.settle();
+    expected.check(&server).await;
+    assert_eq!(server.stop().code(), Some(0));
+    let verified = support::command(&["verify", "--data", data.to_str().unwrap()]).output().unwrap();
+    assert!(verified.status.success(), "{}", both(&verified));
+}
+
+/// Where the process is ended on purpose; each place is hit at its first and at its seventh time.
+const FAILPOINTS: [&str; 14] = [
+    "log.append.begin",
+    "log.write.before",
+    "log.commit.before",
+    "log.commit.after",
+    "log.answer.before",
+    "log.answer.after",
+    "log.epoch.before",
+    "log.epoch.after",
+    "ingest.answer.before",
+    "engine.epoch.before_commit",
+    "engine.epoch.after_commit",
+    "sink.flush.before",
+    "sink.flush.after",
+    "sink.offset.after",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_kill_at_every_failpoint_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, expected) = generated(folder.path(), 12_000);
+    let data = folder.path().join("data");
+    let ports = free_ports();
+    let log = folder.path().join("hits");
+    let mut send = None;
+    let mut hits = 0;
+    for nth in [1, 7] {
+        for name in FAILPOINTS {
+            let env = vec![
+                ("QUIKFLOW_FAILPOINT".to_owned(), format!("{name}:{nth}")),
+                ("QUIKFLOW_FAILPOINT_LOG".to_owned(), log.to_string_lossy().into_owned()),
+            ];
+            let start = Start { env, ports: Some(ports), ..Start::default() };
+            let Ok(mut server) = start.try_run(&data) else {
+                hits += 1;
+                continue;
+            };
+            // Each round sends the file's copy of its own, so that every place sees traffic.
+            let child = send.get_or_insert_with(|| spawn_send(&file, ports.0));
+            for _ in 0..600 {
+                if server.ended().is_some() {
+                    break;
+                }
+                if child.try_wait().unwrap().is_some() {
+                    poke(&server, nth).await;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(server.ended().is_some(), "{name} was not hit {nth} times");
+            hits += 1;
+        }
+    }
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(logged.lines().count(), hits, "{logged}");
+    let server = Start { ports: Some(ports), ..Start::default() }.run(&data);
+    let status = send.unwrap().wait().unwrap();
+    assert!(status.success(), "send ended with {status}");
+    server.settle();
+    expected.check(&server).await;
+}
+
+/// One event that no count here looks at, so that a process without traffic gets to its failpoint.
+async fn poke(server: &Server, number: u64) {
+    let event =
+        format!(r#"{{"type":"PAGE_VIEW","payload":{{"userId":"poke-{number}","page":"/"}},"timestamp":"2026-01-01T00:00:00Z"}}"#);
+    let answer =
+        support::client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/json").body(event);
+    // The server may be killed before it answers: that is what the failpoint is for.
+    if let Ok(answer) = answer.send().await {
+        assert!(answer.status().is_success(), "{}", answer.status());
+    }
+}

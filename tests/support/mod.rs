@@ -1,0 +1,203 @@
+//! Starts the real binary in a folder of its own, asks it over HTTP, stops or kills it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+/// The binary under test.
+pub const QUIKFLOW: &str = env!("CARGO_BIN_EXE_quikflow");
+
+/// The topologies that ship.
+pub fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies.toml")
+}
+
+/// A file of the data shared beside the checkout, or a line that says it is skipped.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("QUIKFLOW_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let file = folder.join(name);
+    if file.exists() {
+        return Some(file);
+    }
+    println!("skipped: no such file: shared/{name}");
+    None
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub ingest: String,
+    /// `http://127.0.0.1:PORT`
+    pub query: String,
+    /// Its `--data`.
+    pub data: PathBuf,
+}
+
+/// How to start a server.
+#[derive(Default, Clone)]
+pub struct Start {
+    /// Environment of the process.
+    pub env: Vec<(String, String)>,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// The topologies; the shipped ones where absent.
+    pub topologies: Option<PathBuf>,
+    /// Ports of ingest and query; free ones where absent.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl Start {
+    /// Starts the server on free ports and waits for its ready line.
+    pub fn run(&self, data: &Path) -> Server {
+        self.try_run(data).unwrap_or_else(|status| panic!("the server ended before it was ready: {status}"))
+    }
+
+    /// The same; the exit status where it ended before it was ready.
+    pub fn try_run(&self, data: &Path) -> Result<Server, ExitStatus> {
+        let mut command = Command::new(QUIKFLOW);
+        let (ingest, query) = self.ports.unwrap_or((0, 0));
+        command.args(["run", "--ingest-addr", &format!("127.0.0.1:{ingest}"), "--query-addr", &format!("127.0.0.1:{query}")]);
+        command.arg("--data").arg(data);
+        command.arg("--topologies").arg(self.topologies.clone().unwrap_or_else(shipped)).args(&self.args);
+        command.envs(self.env.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).unwrap();
+        command.stderr(log);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let Some(Ok(line)) = lines.next() else { return Err(child.wait().unwrap()) };
+        let mut addresses = line.split_whitespace().filter_map(|word| word.find("http://").and_then(|at| word.get(at..)));
+        let mut address = || {
+            let word = addresses.next().unwrap_or_else(|| panic!("no addresses in the ready line: {line}"));
+            word.trim_end_matches(|c: char| !c.is_ascii_digit()).to_owned()
+        };
+        let (ingest, query) = (address(), address());
+        // Nothing else is printed, but the pipe must not fill should that change.
+        std::thread::spawn(move || lines.count());
+        Ok(Server { child, ingest, query, data: data.to_path_buf() })
+    }
+}
+
+/// Two ports that were free a moment ago.
+pub fn free_ports() -> (u16, u16) {
+    let hold = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, other) = (hold(), hold());
+    (one.local_addr().unwrap().port(), other.local_addr().unwrap().port())
+}
+
+impl Server {
+    /// A server with the defaults.
+    pub fn start(data: &Path) -> Server {
+        Start::default().run(data)
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Whether the process has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(mut self) -> ExitStatus {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap()
+    }
+
+    /// A GET of the query address, as JSON.
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = client().get(format!("{}{path}", self.query)).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    }
+
+    /// A GET of the query address in another format.
+    pub async fn get_as(&self, path: &str, accept: &str) -> String {
+        let answer = client().get(format!("{}{path}", self.query)).header("accept", accept).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        text
+    }
+
+    /// Rows of an SQL query, each a JSON object.
+    pub async fn sql(&self, sql: &str) -> Vec<Value> {
+        let body = serde_json::json!({ "sql": sql });
+        let answer = client().post(format!("{}/v1/sql", self.query)).json(&body).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{sql}: {status} {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        answer["rows"].as_array().unwrap_or_else(|| panic!("{sql}: no rows: {answer}")).clone()
+    }
+
+    /// A POST of events to the ingest address: status and answer.
+    pub async fn post(&self, path: &str, kind: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        let answer =
+            client().post(format!("{}{path}", self.ingest)).header("content-type", kind).body(body).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Waits until everything has reached its store.
+    pub fn settle(&self) {
+        let output = self.command(&["lag", "--wait", "--timeout", "300s"]);
+        assert!(output.status.success(), "lag --wait: {}", both(&output));
+    }
+
+    /// Runs a command of the binary against this server.
+    pub fn command(&self, args: &[&str]) -> Output {
+        command(args).env("QUIKFLOW_URL", &self.query).output().unwrap()
+    }
+
+    /// Starts `send` of a file to this server.
+    pub fn send(&self, file: &Path, args: &[&str]) -> Child {
+        let mut command = command(&["send"]);
+        command.arg(file).args(["--url", &self.ingest]).args(args).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            let killed = self.child.kill().and_then(|()| self.child.wait());
+            assert!(killed.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+/// The binary with arguments.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(QUIKFLOW);
+    command.args(args).env_remove("QUIKFLOW_URL").stdin(Stdio::null());
+    command
+}
+
+/// What a command said.
+pub fn both(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// An HTTP client.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap()
+}
