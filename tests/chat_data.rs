@@ -1,6 +1,14 @@
 //! The main job on 200,000 real chat messages: what the views and stores answer equals a count
 //! made independently of the engine.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod support;
 
 use serde_json::Value;

@@ -1,6 +1,14 @@
 //! kill -9 of the server and of `send`, at random moments and at every failpoint: after the
 //! restarts nothing is lost and nothing doubled, in no store and no view.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod support;
 
 use std::path::{Path, PathBuf};

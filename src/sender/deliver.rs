@@ -206,7 +206,7 @@ impl Door {
     /// Exponential from 25 ms, never above `most`, with up to a quarter of jitter.
     fn pause(&self, attempt: u32, most: Duration) -> Duration {
         let base = Duration::from_millis(25).saturating_mul(1 << attempt.min(10)).min(most);
-        let jitter = u32::try_from(self.clock.elapsed().subsec_nanos() % 256).unwrap_or(0);
+        let jitter = self.clock.elapsed().subsec_nanos() % 256;
         base + base / 4 * jitter / 256
     }
 }

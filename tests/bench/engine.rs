@@ -103,7 +103,6 @@ fn fill(broker: &EmbeddedBroker, shape: Shape) -> Outcome<()> {
         }
     }
     flush(&mut lines)?;
-    drop(flush);
     for ticket in pending {
         ticket.wait()?;
     }

@@ -5,6 +5,8 @@
 //! Prints events/s, CPU seconds per million events (of the server, or of this process), wall time
 //! and peak memory. Nothing here is a test: figures go to docs/benchmarks.md.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
+
 mod data;
 mod door;
 mod engine;

@@ -4,7 +4,6 @@ use super::tree::{sinks, tables};
 use super::{ExplainError, chosen};
 use crate::plan::{Plan, Port};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// What a box stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +113,11 @@ pub fn mermaid(plan: &Plan, topology: Option<&str>) -> Result<String, ExplainErr
             Kind::Sink => ("[[", "]]", "sink"),
         };
         let label = format!("{}<br/><small>{}</small>", quoted(&vertex.label), quoted(&vertex.note));
-        // writing to a String cannot fail
-        let _ = writeln!(out, "  n{index}{open}\"{label}\"{close}:::{class}").is_ok();
+        out.push_str(&format!("  n{index}{open}\"{label}\"{close}:::{class}\n"));
     }
     for edge in &graph.edges {
         let arrow = if edge.table { "-. table .->" } else { "-->" };
-        let _ = writeln!(out, "  n{} {arrow} n{}", edge.from, edge.to).is_ok();
+        out.push_str(&format!("  n{} {arrow} n{}\n", edge.from, edge.to));
     }
     out.push_str("  classDef topic fill:#e3f0fb,stroke:#3b78b5,color:#12324f\n");
     out.push_str("  classDef topology fill:#fdf1d8,stroke:#c08a1e,color:#4a3405\n");

@@ -7,7 +7,6 @@ use quikflow_topics::catalogue::{SinkSpec, TopicKind, TopicSpec};
 use quikflow_topics::units::show_duration;
 use serde_json::{Value, json as value};
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 /// What a commit of an epoch holds.
 const GUARANTEE: &str = "exactly once on the embedded broker and on Kafka: rows, state, time and offsets of an epoch commit together; \
@@ -38,8 +37,7 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn line(&mut self, depth: usize, text: impl AsRef<str>) {
-        // writing to a String cannot fail
-        let _ = writeln!(self.out, "{:width$}{}", "", text.as_ref(), width = depth * 2).is_ok();
+        self.out.push_str(&format!("{:width$}{}\n", "", text.as_ref(), width = depth * 2));
     }
 
     fn topology(&mut self) {

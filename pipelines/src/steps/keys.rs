@@ -66,7 +66,7 @@ impl KeyCodec {
     pub(crate) fn encoder<'a>(&self, columns: &'a [ArrayRef]) -> Result<Encoder<'a>, String> {
         let column = |array: &'a ArrayRef| {
             let any = array.as_any();
-            Ok(match array.data_type() {
+            match array.data_type() {
                 DataType::Utf8 => any.downcast_ref().map(Column::Text),
                 DataType::Int64 => any.downcast_ref().map(Column::Int),
                 DataType::Float64 => any.downcast_ref().map(Column::Float),
@@ -74,7 +74,7 @@ impl KeyCodec {
                 DataType::Boolean => any.downcast_ref().map(Column::Bool),
                 _ => None,
             }
-            .ok_or_else(|| format!("a key cannot have a column of type {}", array.data_type()))?)
+            .ok_or_else(|| format!("a key cannot have a column of type {}", array.data_type()))
         };
         Ok(Encoder { columns: columns.iter().map(column).collect::<Result<_, String>>()? })
     }

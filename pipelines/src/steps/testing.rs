@@ -15,7 +15,6 @@ use quikflow_topics::declaration;
 use quikflow_topics::diagnostics::{Diagnostic, SourceFile};
 use quikflow_topics::ids::{Epoch, EventTime};
 use quikflow_topics::schema;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Microseconds in a second.
@@ -134,26 +133,6 @@ pub(crate) fn rows_of(batch: &RecordBatch) -> Vec<String> {
             .join(" ")
     };
     (0..batch.num_rows()).map(row).collect()
-}
-
-/// The rows in `emit`, by port.
-pub(crate) fn emitted(emit: &Emit) -> BTreeMap<usize, Vec<String>> {
-    let mut ports: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for (port, rows) in &emit.rows {
-        ports.entry(*port).or_default().extend(rows_of(&rows.batch));
-    }
-    ports
-}
-
-/// Runs a stateless step over events.
-pub(crate) fn run_stateless(step: &dyn Step, events: &[Event]) -> Emit {
-    let Operator::Stateless(mut operator) = step.build() else { panic!("the step is stateless") };
-    let mut emit = Emit::default();
-    operator.on_rows(Rows { source: 0, batch: batch(events) }, &mut emit).unwrap();
-    for (port, rows) in &emit.rows {
-        assert_eq!(rows.batch.schema(), step.outputs()[*port].arrow);
-    }
-    emit
 }
 
 /// A keyed step on some workers, with the state that it has written so far.

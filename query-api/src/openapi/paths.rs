@@ -83,7 +83,6 @@ pub const PATHS: &[Endpoint] = &[
         ),
         answer: r#"{"columns":[{"name":"channel","type":"string","nullable":true},{"name":"messages","type":"int","nullable":true}],"rows":[{"channel":"c1","messages":2}],"row_count":1,"truncated":false}"#,
         media: ROWS,
-        ..NONE
     },
     Endpoint {
         path: "/api/v1/channels/{id}/messages",

@@ -158,7 +158,7 @@ fn r11_a_name_twice_is_refused_at_any_depth_also_when_escaped_or_among_many() {
     let with = |more: &str| refused(sent(&format!("{{{good},{more}}}")));
     assert_eq!(with(r#""content":"y""#), (Code::DuplicateKey, "payload.content".into()));
     assert_eq!(with(r#""c\u006fntent":"y""#), (Code::DuplicateKey, "payload.content".into()));
-    assert_eq!(with(r#""more":{"a":[{"b":1,"b":2}]}"#), (Code::DuplicateKey, "payload.more.a[0].b".replace("a[0]", "a[0]")));
+    assert_eq!(with(r#""more":{"a":[{"b":1,"b":2}]}"#), (Code::DuplicateKey, "payload.more.a[0].b".into()));
     let many: Vec<String> = (0..40).map(|n| format!("\"n{n}\":1")).collect();
     assert_eq!(with(&format!("\"more\":{{{},\"n7\":2}}", many.join(","))), (Code::DuplicateKey, "payload.more.n7".into()));
     assert_eq!(decode(&[sent(&format!("{{{good},\"more\":{{{}}}}}", many.join(",")))]).accepted, 1);

@@ -48,6 +48,7 @@ impl Bucket {
 
 /// The first bucket lies in place; more of them, sorted by index, only where there are more.
 #[derive(Clone, Default)]
+#[allow(clippy::box_collection, reason = "most cells hold one bucket: a cell is a pointer shorter by two words")]
 struct Cell {
     one: Bucket,
     more: Option<Box<Vec<Bucket>>>,

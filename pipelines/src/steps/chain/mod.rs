@@ -211,7 +211,7 @@ impl Apply {
     }
 
     /// The rows of one batch that the chain has linked, in their order in the batch.
-    fn output(&self, rows: &Rows, links: &mut Vec<(usize, Link)>) -> Result<RecordBatch, OperatorError> {
+    fn output(&self, rows: &Rows, links: &mut [(usize, Link)]) -> Result<RecordBatch, OperatorError> {
         let name = &self.step.name;
         links.sort_by_key(|(row, _)| *row);
         let text = |get: &dyn Fn(&Link) -> String| -> ArrayRef {

@@ -49,7 +49,7 @@ fn r15_a_rewritten_row_is_found() {
 fn hash_of(hex: &str) -> [u8; 32] {
     let mut hash = [0; 32];
     for (i, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[i * 2..i * 2 + 2], 16).unwrap();
+        *byte = u8::from_str_radix(hex.get(i * 2..i * 2 + 2).unwrap(), 16).unwrap();
     }
     hash
 }

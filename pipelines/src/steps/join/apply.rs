@@ -293,7 +293,7 @@ impl Keyed for Apply {
             let origin = Origin::of(&self.config.step, &waiting.rows.batch)?;
             let (_, hashes) = keys_of(&self.config.step, &waiting.rows)?;
             let (mut ready, mut stay) = (Vec::new(), Vec::new());
-            for row in 0..hashes.len() {
+            for (row, hash) in hashes.iter().enumerate() {
                 let at = origin.event_time[row];
                 let (partition, offset) = origin.place(row);
                 if new && self.horizon.late(at, origin.watermark[row]) {
@@ -304,7 +304,7 @@ impl Keyed for Apply {
                 if over || self.passed(at, time) {
                     ready.push(row as u32);
                     if !new {
-                        self.released.insert((waiting.rows.source, partition.0, offset.0, hashes[row]));
+                        self.released.insert((waiting.rows.source, partition.0, offset.0, *hash));
                     }
                 } else {
                     stay.push(row as u32);

@@ -129,7 +129,7 @@ impl Keyed for Apply {
         self.starts.clear();
         let mut late = 0;
         let mut last = None;
-        for row in 0..total {
+        for (row, &hash) in hashes.iter().enumerate() {
             let start = self.windows.start(origin.event_time[row]);
             self.starts.push(start);
             if self.windows.closed(start, origin.watermark[row]) || self.windows.end(start) <= self.closed_until {
@@ -144,10 +144,10 @@ impl Keyed for Apply {
             }
             let key = keys.value(row);
             let slot = match last {
-                Some((window, hash, slot)) if window == start && hash == hashes[row] && self.groups.key(slot) == key => slot,
-                _ => self.groups.touch(start, key, hashes[row]),
+                Some((window, before, slot)) if window == start && before == hash && self.groups.key(slot) == key => slot,
+                _ => self.groups.touch(start, key, hash),
             };
-            last = Some((start, hashes[row], slot));
+            last = Some((start, hash, slot));
             self.slots.push(slot);
         }
         emit.counts.late += late;

@@ -176,11 +176,6 @@ impl Groups {
         self.groups.len()
     }
 
-    /// How many groups there are.
-    pub(crate) fn live(&self) -> usize {
-        self.live
-    }
-
     pub(crate) fn start(&self, slot: u32) -> i64 {
         self.groups[slot as usize].start
     }
@@ -297,7 +292,7 @@ mod tests {
             groups.drop_window(round, &of);
             assert!(groups.take_unwritten().is_empty());
         }
-        assert_eq!(groups.live(), 0);
+        assert_eq!(groups.live, 0);
         assert_eq!(groups.slots(), 50);
         assert!(groups.bytes() < 200_000, "{}", groups.bytes());
     }

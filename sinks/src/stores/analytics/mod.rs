@@ -4,10 +4,10 @@
 //! highest version stays: a final row wins over open ones, then the later record (R7, R13). Readers
 //! merge what is not merged yet, so that they see one row a key.
 //!
-//! * [`codec`]: a column as bytes
-//! * [`part`]: a part's rows and blocks
-//! * [`merge`]: several parts as one
-//! * [`scan`]: reading
+//! * [`codec`] — a column as bytes
+//! * [`part`] — a part's rows and blocks
+//! * [`merge`] — several parts as one
+//! * [`scan`] — reading
 
 mod codec;
 mod merge;

@@ -52,7 +52,7 @@ pub(super) fn place(topic: i64, partition: u32, offset: u64) -> u64 {
 /// The place again: topic number, partition, offset.
 pub(super) fn unpack(place: u64) -> Option<(i64, PartitionId, Offset)> {
     let known = place != u64::MAX;
-    known.then(|| ((place >> 54) as i64, PartitionId((place >> 40) as u32 & 0x3fff), Offset(place & ((1 << 40) - 1))))
+    known.then_some(((place >> 54) as i64, PartitionId((place >> 40) as u32 & 0x3fff), Offset(place & ((1 << 40) - 1))))
 }
 
 /// The hash of an id in its scope.

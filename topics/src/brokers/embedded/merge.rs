@@ -41,10 +41,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
     while !shared.queue.wait_closed(EVERY) {
         let topics = shared.topics.read().clone();
         for topic in topics.values() {
-            if let Err(error) = tend(shared, topic, &mut kept) {
-                if !matches!(error, BrokerError::Closed) {
-                    tracing::warn!(topic = topic.spec().name, %error, "chunks could not be merged; it is tried again");
-                }
+            if let Err(error) = tend(shared, topic, &mut kept)
+                && !matches!(error, BrokerError::Closed)
+            {
+                tracing::warn!(topic = topic.spec().name, %error, "chunks could not be merged; it is tried again");
             }
         }
     }

@@ -154,3 +154,33 @@ fn columns(conn: &Connection, chunk: &Chunk, found: &mut Vec<String>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Log, append, append_many, spec};
+    use super::super::*;
+    use super::verify;
+
+    #[test]
+    fn damage_is_found_by_reading_and_by_verify() {
+        let log = Log::new();
+        let spec = spec("t");
+        let broker = log.open();
+        broker.ensure_topics(std::slice::from_ref(&spec)).unwrap();
+        append_many(&broker, &spec, 10, 0);
+        drop(broker);
+        let conn = rusqlite::Connection::open(log.dir.path().join(sql::FILE)).unwrap();
+        let mut body: Vec<u8> = conn.query_row("select body from c1", [], |row| row.get(0)).unwrap();
+        let at = body.len() / 2;
+        body[at] ^= 1;
+        conn.execute("update c1 set body = ?1", [body]).unwrap();
+        drop(conn);
+        let broker = EmbeddedBroker::open_read_only(log.dir.path()).unwrap();
+        let slice = broker.reader("t", &Positions::new()).unwrap().poll(100).unwrap().unwrap();
+        let damaged = slice.decode(&Projection::all(&spec)).unwrap_err();
+        assert!(matches!(damaged, BrokerError::Corrupt(_)), "{damaged:?}");
+        let report = verify(log.dir.path(), &mut |_, _| {}).unwrap();
+        assert_eq!(report.topics[0].findings.len(), 1, "{report:?}");
+        assert!(matches!(broker.append(append(&spec, &[("a", None, 1)])), Err(BrokerError::Closed)));
+    }
+}

@@ -72,7 +72,7 @@ impl Writer {
             let batch = self.shared.queue.take(wait);
             let mut appends = batch.appends;
             self.answer_overdue();
-            let small = batch.epoch.as_ref().is_none_or(|e| small_epoch(e));
+            let small = batch.epoch.as_ref().is_none_or(small_epoch);
             if small {
                 if !appends.is_empty() || batch.epoch.is_some() {
                     self.group(std::mem::take(&mut appends), batch.epoch);
