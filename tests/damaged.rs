@@ -1,6 +1,14 @@
 //! One line in a hundred is damaged, in ten ways: each is refused with its reason, told alike by
 //! `send`, the command and the API, and the rest is counted exactly.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod support;
 
 use serde_json::{Value, json};

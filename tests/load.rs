@@ -3,6 +3,14 @@
 //!
 //! `QUIKFLOW_LOAD_EVENTS` sets how many events go each way; 20,000 where it is not set.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 mod support;
 
 use futures::{SinkExt, StreamExt};
