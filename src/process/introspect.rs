@@ -78,7 +78,7 @@ impl Inside {
     /// shows as lag.
     fn read_lag(&self) -> Result<LagReport, BrokerError> {
         let status = self.engine_status();
-        let caught_up = !self.has_engine || status.as_ref().is_some_and(|s| s.caught_up && s.in_flight == 0);
+        let caught_up = !self.has_engine || status.as_ref().is_some_and(|s| s.caught_up && s.in_flight == 0 && !s.holding);
         let mut rows = Vec::new();
         for topology in &self.plan.topologies {
             let positions = self.positions(topology, status.as_ref())?;
@@ -121,7 +121,7 @@ impl Inside {
             json!({
                 "epoch": status.epoch, "rows": status.rows, "rows_per_second": status.rows_per_second,
                 "epoch_p50_ms": status.epoch_p50.as_secs_f64() * 1e3, "epoch_p99_ms": status.epoch_p99.as_secs_f64() * 1e3,
-                "in_flight": status.in_flight, "caught_up": status.caught_up, "failure": status.failure, "topologies": topologies,
+                "in_flight": status.in_flight, "caught_up": status.caught_up, "holding": status.holding, "failure": status.failure, "topologies": topologies,
             })
         });
         let sinks = self.sinks.as_ref().map(SinkRunner::status);

@@ -288,7 +288,7 @@ impl Driver {
 
     fn caught_up(&self) {
         let all = self.pending.is_empty() && self.scheduler.at_end() && self.broker.wakeup().version() == self.seen;
-        self.watch.caught_up(all, self.seen);
+        self.watch.caught_up(all, self.seen, self.scheduler.holds());
     }
 
     fn hand_in(&mut self, made: MadeEpoch, elapsed: Duration) -> Result<(), EngineError> {

@@ -82,6 +82,12 @@ impl Scheduler {
         self.feeds.iter().all(|feed| feed.at_end)
     }
 
+    /// Whether a step holds records back until a time by the clock (`max_wait`): what they become
+    /// is still to be written.
+    pub fn holds(&self) -> bool {
+        self.due.iter().flat_map(BTreeMap::values).any(|due| due.wall_clock.is_some())
+    }
+
     fn due_of(&self, topology: usize) -> Due {
         self.due[topology].values().fold(Due::default(), |all, due| all.earliest(*due))
     }

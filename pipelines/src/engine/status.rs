@@ -49,6 +49,9 @@ pub struct EngineStatus {
     pub in_flight: usize,
     /// Everything in the log has been read and committed.
     pub caught_up: bool,
+    /// A step holds records back until a time by the clock (`max_wait`): what becomes of them is
+    /// still to be written, though they have been read.
+    pub holding: bool,
     /// Why the engine has ended, if it has.
     pub failure: Option<String>,
 }
@@ -99,9 +102,10 @@ impl Watch {
     }
 
     /// Notes whether everything up to a version of the log has been read and committed.
-    pub(crate) fn caught_up(&self, all: bool, version: u64) {
+    pub(crate) fn caught_up(&self, all: bool, version: u64, holding: bool) {
         let mut state = self.state.lock();
         state.status.caught_up = all;
+        state.status.holding = holding;
         if all {
             state.caught_up_with = version;
         }
