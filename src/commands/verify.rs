@@ -2,15 +2,20 @@
 
 use crate::exit::{Ended, Failure, Outcome};
 use crate::out::{self, thousands};
+use crate::process;
 use crate::settings::Settings;
 use crate::table::Table;
+use quikflow_pipelines::engine::accounts;
+use quikflow_pipelines::plan::Plan;
+use quikflow_pipelines::steps::chain::{self, Anchor};
 use quikflow_topics::broker::Broker;
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, verify};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Checks a data directory offline: chunk checksums, the accounts, the audit log's hash chain
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: quikflow verify --data quikflow-data --anchor audit-anchor.jsonl")]
+#[command(after_help = "Example: quikflow verify --data quikflow-data --anchor copy-of-anchors.jsonl")]
 pub(crate) struct Args {
     /// The data directory [default: quikflow-data]
     #[arg(long, value_name = "DIR")]
@@ -29,8 +34,14 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
     if !data.is_dir() {
         return Err(Failure::usage(format!("{} is no data directory", data.display())));
     }
-    if args.anchor.is_some() {
-        return Err(Failure::usage("the audit chain cannot be checked against an anchor in this build"));
+    let topologies = super::topologies(args.topologies.as_deref(), settings);
+    let (_, loaded) = process::load(&topologies)?;
+    let Some(plan) = loaded.plan else {
+        return Err(Failure::usage(format!("{} has mistakes: the accounts cannot be compared", topologies.display())));
+    };
+    let (anchors, cut) = args.anchor.as_deref().map(process::read_anchors).transpose()?.unwrap_or_default();
+    if cut > 0 {
+        out::note(format!("{cut} lines of the anchors are none"));
     }
     let mut said = String::new();
     let report = verify::verify(&data, &mut |topic, _| {
@@ -48,30 +59,69 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
     }
     findings.extend(report.findings.iter().cloned());
     let broker = EmbeddedBroker::open_read_only(&data)?;
-    findings.extend(accounts(&broker)?);
     out::line(table.render())?;
+    findings.extend(accounts(&plan, broker.as_ref())?);
+    findings.extend(chains(&plan, broker.as_ref(), &anchors)?);
+    if args.anchor.is_none() {
+        out::note("without --anchor a chain that was rewritten from its beginning is not found");
+    }
     for finding in &findings {
         out::line(format!("finding: {finding}"))?;
     }
     out::line(format!("{} pieces of state, {} findings", report.state_pieces, findings.len()))?;
-    out::note("the audit chain is not recomputed by this build");
     Ok(if findings.is_empty() { Outcome::Done } else { Outcome::Failed })
 }
 
-/// R20: what a topology's books say was read, against the offsets it committed and what the log holds.
-fn accounts(broker: &EmbeddedBroker) -> Result<Vec<String>, Failure> {
+/// R20: every topology's books against the log, a line each.
+fn accounts(plan: &Plan, broker: &dyn Broker) -> Result<Vec<String>, Failure> {
+    let accounts = accounts::verify(plan, broker).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut table = Table::new(["topology", "read", "written", "late", "dead", "in flight", "findings"]);
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    for account in accounts {
+        let name = account.topology;
+        let figures = [account.read, account.written, account.late, account.dead, account.in_flight].map(thousands);
+        table.row([name.clone()].into_iter().chain(figures).chain([account.findings.len().to_string()]));
+        findings.extend(account.findings.into_iter().map(|finding| format!("topology `{name}`: {finding}")));
+        notes.extend(account.notes.into_iter().map(|note| format!("topology `{name}`: {note}")));
+    }
+    out::line(table.render())?;
+    notes.iter().for_each(out::note);
+    Ok(findings)
+}
+
+/// R15: every chain recomputed, against what its step committed and the anchors.
+fn chains(plan: &Plan, broker: &dyn Broker, anchors: &[Anchor]) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
-    for group in broker.groups()? {
-        let Some(name) = group.strip_prefix("topology:") else { continue };
-        for ((topic, partition), offset) in broker.group_offsets(&group)? {
-            let stats = broker.stats(&topic)?;
-            let end = stats.end.get(partition.0 as usize).copied().unwrap_or(0);
-            if offset.0 > end {
-                findings.push(format!(
-                    "topology `{name}` has committed offset {offset} of {topic} partition {partition}, which ends at {end}"
-                ));
-            }
+    let mut audited = BTreeMap::new();
+    for topic in broker.topics() {
+        let Some(done) = chain::audit_topic(broker, &topic.name, anchors)? else { continue };
+        out::line(format!(
+            "chains in {}: {} of {} rows, {} erased, {} anchors hold",
+            topic.name,
+            done.heads.len(),
+            thousands(done.rows),
+            thousands(done.erased),
+            thousands(done.anchored)
+        ))?;
+        done.notes.iter().for_each(out::note);
+        findings.extend(done.findings.iter().map(|finding| format!("{}: {finding}", topic.name)));
+        audited.insert(topic.name.clone(), done.heads);
+    }
+    for chained in chain::chained_logs(plan) {
+        let Some(found) = audited.get(&chained.log) else { continue };
+        let heads = chain::committed_heads(broker, &chained.topology, &chained.step)
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        for ((topic, partition), head) in heads.iter().filter(|(chain, head)| found.get(*chain) != Some(*head)) {
+            let end = found.get(&(topic.clone(), *partition)).map_or(0, |head| head.next);
+            findings.push(format!(
+                "{}: the chain of {topic}/{partition} ends before index {end}, not where topology `{}` left it, before index {}",
+                chained.log, chained.topology, head.next
+            ));
         }
+    }
+    let unknown = anchors.iter().filter(|anchor| !audited.contains_key(&anchor.log)).count();
+    if unknown > 0 {
+        findings.push(format!("{unknown} anchors are of topics that hold no chain any more"));
     }
     Ok(findings)
 }

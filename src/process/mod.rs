@@ -4,11 +4,13 @@
 //! no new requests, what was taken is answered, the last epoch commits, sinks write what they hold,
 //! the log closes.
 
+mod anchors;
 mod filters;
 mod introspect;
 mod logging;
 mod served;
 
+pub(crate) use anchors::read as read_anchors;
 pub(crate) use introspect::outputs_of;
 pub(crate) use logging::init as init_logging;
 
@@ -60,6 +62,7 @@ pub(crate) struct Setup {
 pub(crate) struct Process {
     runtime: tokio::runtime::Runtime,
     inside: Arc<Inside>,
+    anchors: Arc<anchors::Anchors>,
     broker: Arc<EmbeddedBroker>,
     closing: watch::Sender<bool>,
     servers: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
@@ -131,6 +134,10 @@ impl Process {
         let (closing, closed) = watch::channel(false);
         let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
         let (ingest, query) = (address(&listeners.0), address(&listeners.1));
+        let anchors = Arc::new(anchors::Anchors::new(&plan, broker.clone(), clock.clone(), &setup.data));
+        if has(Part::Pipelines) {
+            runtime.spawn(anchors.clone().run(closed.clone()));
+        }
         let inside = Arc::new(Inside {
             plan,
             broker: broker.clone(),
@@ -153,7 +160,7 @@ impl Process {
             let router = served::query(&inside, &auth, read)?;
             servers.push(served::spawn(&runtime, listener, router, closed));
         }
-        Ok(Process { runtime, inside, broker, closing, servers, ingest, query })
+        Ok(Process { runtime, inside, anchors, broker, closing, servers, ingest, query })
     }
 
     /// The ingest address, where it is served.
@@ -212,6 +219,7 @@ impl Process {
         if let Some(sinks) = &self.inside.sinks {
             sinks.stop(SINKS_DRAIN);
         }
+        self.anchors.write();
         self.broker.close();
         self.runtime.shutdown_timeout(Duration::from_secs(2));
         stopped.map_err(|error| Failure::failed(error.to_string()))

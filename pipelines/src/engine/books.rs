@@ -5,6 +5,7 @@ use super::graph::{PortKey, Target, TopologyGraph};
 use crate::operator::{Counts, Operator};
 use crate::plan::TopologyPlan;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A step's accounts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,18 @@ pub struct TopologyBooks {
     pub late: u64,
     /// Dead letters written.
     pub dead: u64,
+    /// Where the counting began; absent until the engine has started with these books.
+    #[serde(default)]
+    pub begun: Option<Begun>,
+}
+
+/// Where the counting of a topology's books began: offsets by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Of each topic read: the first record counted.
+    pub sources: BTreeMap<String, Vec<u64>>,
+    /// Of each late topic: the end.
+    pub late: BTreeMap<String, Vec<u64>>,
 }
 
 impl TopologyBooks {
@@ -59,6 +72,7 @@ impl TopologyBooks {
             outputs: vec![0; plan.outputs.len()],
             late: 0,
             dead: 0,
+            begun: None,
         }
     }
 
@@ -69,13 +83,17 @@ impl TopologyBooks {
     pub fn restore(bytes: &[u8], plan: &TopologyPlan) -> Result<TopologyBooks, serde_json::Error> {
         let stored: TopologyBooks = serde_json::from_slice(bytes)?;
         let fresh = TopologyBooks::new(plan);
-        let same = stored.sources.len() == fresh.sources.len()
-            && stored.outputs.len() == fresh.outputs.len()
-            && stored.steps.len() == fresh.steps.len()
-            && stored.steps.iter().zip(&fresh.steps).all(|(a, b)| {
+        Ok(if stored.same_steps(&fresh) { stored } else { fresh })
+    }
+
+    /// Whether both are books of the same steps, sources and outputs.
+    pub fn same_steps(&self, other: &TopologyBooks) -> bool {
+        self.sources.len() == other.sources.len()
+            && self.outputs.len() == other.outputs.len()
+            && self.steps.len() == other.steps.len()
+            && self.steps.iter().zip(&other.steps).all(|(a, b)| {
                 a.name == b.name && a.kind == b.kind && a.inputs.len() == b.inputs.len() && a.ports.len() == b.ports.len()
-            });
-        Ok(if same { stored } else { fresh })
+            })
     }
 
     /// Adds what happened in an epoch (or on one worker). What is in flight is a level, not a flow:
@@ -103,6 +121,13 @@ impl TopologyBooks {
 
     /// Every edge and every step that does not balance, in words; empty when all is well.
     pub fn check(&self, graph: &TopologyGraph) -> Vec<String> {
+        let mut wrong = self.check_steps();
+        self.check_edges(graph, &mut wrong);
+        wrong
+    }
+
+    /// Every step whose records do not each have one fate, in words.
+    pub fn check_steps(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for step in &self.steps {
             for (index, c) in step.inputs.iter().enumerate() {
@@ -119,6 +144,10 @@ impl TopologyBooks {
                 wrong.push(format!("step `{}` was sent {} rows and took {}", step.name, step.sent, step.taken));
             }
         }
+        wrong
+    }
+
+    fn check_edges(&self, graph: &TopologyGraph, wrong: &mut Vec<String>) {
         // A step's input may be fed by several ports, so edges are added up by follower.
         let mut fed: Vec<Vec<u64>> = self.steps.iter().map(|step| vec![0; step.inputs.len()]).collect();
         let mut written = vec![0; self.outputs.len()];
@@ -146,7 +175,6 @@ impl TopologyBooks {
                 wrong.push(format!("output {index} was fed {written} rows and wrote {output}"));
             }
         }
-        wrong
     }
 }
 

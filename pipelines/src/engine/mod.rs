@@ -10,10 +10,12 @@
 //! * [`commit`]: what a complete epoch did becomes one commit
 //! * [`recover`]: what the last epoch left, and whether the plan may go on from it (R12)
 //! * [`books`]: the accounts (R20)
+//! * [`accounts`]: the accounts against the log, offline
 //!
 //! **Invariant**: an effect of an epoch is visible only after its one commit; what was computed and
 //! not committed is computed again after a restart.
 
+pub mod accounts;
 pub mod books;
 pub mod commit;
 pub mod core;

@@ -1,12 +1,13 @@
 //! What the last committed epoch left, and whether the plan may go on from it (R12).
 
 use super::EngineError;
-use super::books::TopologyBooks;
+use super::books::{Begun, TopologyBooks};
+use super::source::group;
 use super::time::TopologyTime;
-use crate::plan::{Plan, compatible};
+use crate::plan::{Plan, TopologyPlan, compatible};
 use quikflow_topics::broker::{Broker, TopologyState};
 use quikflow_topics::catalogue::TopicSpec;
-use quikflow_topics::ids::Epoch;
+use quikflow_topics::ids::{Epoch, PartitionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -57,11 +58,34 @@ pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, Engin
             Some(bytes) => TopologyTime::restore(bytes, &topics).map_err(stored(meta::TIME))?,
             None => TopologyTime::new(&topics),
         });
-        recovered.books.push(match state.meta.get(meta::BOOKS) {
+        let mut books = match state.meta.get(meta::BOOKS) {
             Some(bytes) => TopologyBooks::restore(bytes, topology).map_err(stored(meta::BOOKS))?,
             None => TopologyBooks::new(topology),
-        });
+        };
+        if books.begun.is_none() && books.sources.iter().all(|read| *read == 0) {
+            books.begun = Some(begun(topology, broker.as_ref())?);
+        }
+        recovered.books.push(books);
         recovered.states.push(state);
     }
     Ok(recovered)
+}
+
+/// Where new books begin: at the committed offsets, else at the earliest records kept.
+fn begun(topology: &TopologyPlan, broker: &dyn Broker) -> Result<Begun, EngineError> {
+    let offsets = broker.group_offsets(&group(&topology.name))?;
+    let mut begun = Begun::default();
+    for source in &topology.sources {
+        let name = &source.topic.name;
+        let starts = broker.stats(name)?.start.into_iter().zip(0..);
+        let places = starts.map(|(start, partition)| {
+            let committed = offsets.get(&(name.clone(), PartitionId(partition)));
+            committed.map_or(start, |offset| offset.0)
+        });
+        begun.sources.insert(name.clone(), places.collect());
+    }
+    for late in topology.late.iter().flatten() {
+        begun.late.insert(late.name.clone(), broker.stats(&late.name)?.end);
+    }
+    Ok(begun)
 }

@@ -133,11 +133,11 @@ fn row_hash(previous: &[u8; 32], topic: &str, partition: u32, offset: u64, index
     hasher.finalize().into()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
     digits.filter(|d| d.len() % 2 == 0).map(|d| d.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

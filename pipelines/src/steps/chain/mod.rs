@@ -1,9 +1,12 @@
 //! `chain`: chains records by hash (R15).
 //!
-//! [`link`] is the form of the chain and its verification; this file is the step.
+//! [`link`] is the form of the chain and its verification, [`audit`] checks a whole log and anchors;
+//! this file is the step.
 
+mod audit;
 mod link;
 
+pub use audit::{Anchor, Audit, Audited, ChainedLog, CommittedError, audit_topic, chained_logs, committed_heads};
 pub use link::{Broken, ChainRow, Head, Verified, chain_rows, verify_chain};
 
 use super::codec::{CodecError, Reader, Writer};
@@ -192,24 +195,25 @@ fn write(heads: &BTreeMap<Key, Head>) -> Vec<u8> {
     out.bytes
 }
 
-impl Apply {
-    fn read(&mut self, bytes: &[u8], owns: &dyn Fn(u32) -> bool) -> Result<(), CodecError> {
-        let mut from = Reader::new(bytes, FORMAT)?;
-        for _ in 0..from.count()? {
-            let topic = std::str::from_utf8(from.slice()?).map_err(|_| from.error("a topic's name is not UTF-8"))?;
-            let partition = u32::try_from(from.uint()?).map_err(|_| from.error("a partition is out of range"))?;
-            let next = from.uint()?;
-            let mut hash = [0; 32];
-            hash.copy_from_slice(from.take(32)?);
-            let key = (topic.to_owned(), partition);
-            let newer = self.heads.get(&key).is_none_or(|old| old.next <= next);
-            if newer && owns((key_hash(&key) % u64::from(KEY_GROUPS)) as u32) {
-                self.heads.insert(key, Head { next, hash });
-            }
+/// Adds the heads in a piece of state, of the key groups owned.
+fn read(bytes: &[u8], owns: &dyn Fn(u32) -> bool, heads: &mut BTreeMap<Key, Head>) -> Result<(), CodecError> {
+    let mut from = Reader::new(bytes, FORMAT)?;
+    for _ in 0..from.count()? {
+        let topic = std::str::from_utf8(from.slice()?).map_err(|_| from.error("a topic's name is not UTF-8"))?;
+        let partition = u32::try_from(from.uint()?).map_err(|_| from.error("a partition is out of range"))?;
+        let next = from.uint()?;
+        let mut hash = [0; 32];
+        hash.copy_from_slice(from.take(32)?);
+        let key = (topic.to_owned(), partition);
+        let newer = heads.get(&key).is_none_or(|old| old.next <= next);
+        if newer && owns((key_hash(&key) % u64::from(KEY_GROUPS)) as u32) {
+            heads.insert(key, Head { next, hash });
         }
-        Ok(())
     }
+    Ok(())
+}
 
+impl Apply {
     /// The rows of one batch that the chain has linked, in their order in the batch.
     fn output(&self, rows: &Rows, links: &mut [(usize, Link)]) -> Result<RecordBatch, OperatorError> {
         let name = &self.step.name;
@@ -279,7 +283,7 @@ impl Keyed for Apply {
     }
 
     fn restore(&mut self, bytes: &[u8], _: bool, owns: &dyn Fn(u32) -> bool) -> Result<(), OperatorError> {
-        self.read(bytes, owns).map_err(|e| broken(&self.step.name, e))
+        read(bytes, owns, &mut self.heads).map_err(|e| broken(&self.step.name, e))
     }
 
     fn due(&self) -> Due {

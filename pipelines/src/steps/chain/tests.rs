@@ -118,3 +118,49 @@ fn r15_what_the_step_writes_verifies() {
     assert_eq!(verify(rows), Ok(9));
     assert!(mistakes(r#"{ chain = { algorithm = "md5" }, name = "c" }"#).contains("unknown field `algorithm`"));
 }
+
+#[test]
+fn r15_every_broken_row_is_reported_and_anchors_are_compared() {
+    use super::audit::{Anchor, Audit, Audited};
+    let audit = |rows: Vec<ChainRow>, trimmed: bool, anchors: &[Anchor]| -> Audited {
+        let mut audit = Audit::new(trimmed, anchors);
+        rows.into_iter().for_each(|row| audit.row(row));
+        audit.finish()
+    };
+    let rows = chain(6);
+    let chain_of = ("QuikApp.audit".to_owned(), 3);
+    let anchor = |index: usize| {
+        let head = Head { next: index as u64 + 1, hash: hash_of(&rows[index].hash) };
+        Anchor::of("audit.log", &chain_of, &head, "then".to_owned()).unwrap()
+    };
+    let anchors = [anchor(1), anchor(5)];
+    // Rows of a chain may lie out of order in the log.
+    let mut mixed = rows.clone();
+    mixed.swap(0, 3);
+    let done = audit(mixed, false, &anchors);
+    assert_eq!((done.rows, done.anchored, done.findings), (6, 2, Vec::new()));
+    assert_eq!(done.heads[&chain_of].next, 6);
+
+    let mut changed = rows.clone();
+    for row in [1, 4] {
+        changed[row].fields.insert("user".to_owned(), "someone else".to_owned());
+    }
+    let found = audit(changed, false, &[]).findings;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[1].contains("index 4: the value of `user` was changed"), "{found:?}");
+
+    let gap = audit([&rows[..2], &rows[4..]].concat(), false, &anchors);
+    assert_eq!(gap.findings, ["the chain of QuikApp.audit/3 lacks the rows from index 2 to 3"]);
+    assert!(audit([&rows[..], &rows[2..3]].concat(), false, &[]).findings[0].contains("index 2 twice"));
+
+    // Rewritten whole, it verifies but for the anchors; cut off, too.
+    assert!(audit(chain(6), false, &[]).findings.is_empty());
+    assert_eq!(audit(chain(6), false, &anchors).findings.len(), 2);
+    let cut = audit(rows[..5].to_vec(), false, &anchors);
+    assert!(cut.findings.len() == 1 && cut.findings[0].contains("rows were taken out"), "{:?}", cut.findings);
+
+    // Trimmed: the anchor before the first row left fits its predecessor's hash.
+    let trimmed = audit(rows[2..].to_vec(), true, &anchors);
+    assert_eq!((trimmed.rows, trimmed.anchored, trimmed.findings), (4, 2, Vec::new()));
+    assert!(trimmed.notes[0].contains("trimmed before index 2"));
+}
