@@ -69,7 +69,7 @@ pub fn field_schema(field: &FieldSpec) -> Value {
 pub fn event_schema(event: &EventSpec) -> Value {
     let properties: Map<String, Value> = event.fields.iter().map(|f| (f.name.clone(), field_schema(f))).collect();
     let required: Vec<&str> =
-        event.fields.iter().filter(|f| !f.optional || f.name == event.key).map(|f| f.name.as_str()).collect();
+        event.fields.iter().filter(|f| !f.optional || event.key.contains(&f.name)).map(|f| f.name.as_str()).collect();
     json!({
         "type": "object",
         "title": event.name,

@@ -156,7 +156,7 @@ fn catalogue() -> Catalogue {
             let event = EventSpec {
                 name: name.into(),
                 topic: topic.into(),
-                key: "channelId".into(),
+                key: vec!["channelId".into()],
                 doc: String::new(),
                 fields: fields.clone(),
             };

@@ -369,7 +369,7 @@ pub(super) fn meet(one: &KeyColumns, other: &KeyColumns) -> KeyColumns {
 
 /// What determines the key of a topic of events: the key fields of its event types together.
 pub(super) fn event_keys(catalogue: &Catalogue, topic: &str) -> KeyColumns {
-    let fields: BTreeSet<String> = catalogue.events_of(topic).map(|event| event.key.clone()).collect();
+    let fields: BTreeSet<String> = catalogue.events_of(topic).flat_map(|event| event.key.clone()).collect();
     let own: BTreeSet<String> = std::iter::once(schema::KEY.to_owned()).collect();
     vec![own, fields]
 }

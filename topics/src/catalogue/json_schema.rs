@@ -74,7 +74,7 @@ mod tests {
         let spec = EventSpec {
             name: "SENT".to_owned(),
             topic: "t".to_owned(),
-            key: "content".to_owned(),
+            key: vec!["content".to_owned()],
             doc: String::new(),
             fields: vec![content, kind],
         };

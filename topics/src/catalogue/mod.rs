@@ -77,8 +77,8 @@ pub struct EventSpec {
     pub name: String,
     /// The topic its records go to.
     pub topic: String,
-    /// The payload field whose text is the record's key.
-    pub key: String,
+    /// The payload fields whose texts, joined by U+001F, are the record's key.
+    pub key: Vec<String>,
     /// For documents; may be empty.
     pub doc: String,
     /// The payload's fields in the order declared.

@@ -24,7 +24,7 @@ pub const TOPIC_FIELDS: [(&str, &str, &str); 8] = [
 /// The fields of `[events.X]`.
 pub const EVENT_FIELDS: [(&str, &str, &str); 4] = [
     ("topic", "text", "The topic its records go to."),
-    ("key", "text", "The payload field whose text is the record's key."),
+    ("key", "list", "The payload field whose text is the record's key, or several, joined by U+001F."),
     ("doc", "text", "What the event says, for documents."),
     ("payload", "table", "Each field of the payload and its type."),
 ];
@@ -167,7 +167,7 @@ impl Reader {
                 }
             });
             let fields = self.required(table, "payload", Node::table).map(|payload| self.payload(payload)).unwrap_or_default();
-            let key = self.required(table, "key", |node| key_field(node, &fields));
+            let key = self.required(table, "key", |node| key_fields(node, &fields));
             for (field, span) in &fields {
                 let Some(topic) = &topic else { continue };
                 match first.get(&(topic.clone(), field.name.clone())) {
@@ -367,6 +367,14 @@ fn field_type(node: &Node) -> Result<FieldType, Diagnostic> {
 /// A type as it is written in the file.
 pub fn type_name(ty: FieldType) -> &'static str {
     FIELD_TYPES.iter().find(|(_, other)| *other == ty).map_or("", |(name, _)| name)
+}
+
+fn key_fields(node: &Node, fields: &[(FieldSpec, std::ops::Range<usize>)]) -> Result<Vec<String>, Diagnostic> {
+    match &node.value {
+        Value::Array(items) if items.is_empty() => Err(node.error("an event needs a key").help("name a field of the payload")),
+        Value::Array(items) => items.iter().map(|item| key_field(item, fields)).collect(),
+        _ => Ok(vec![key_field(node, fields)?]),
+    }
 }
 
 fn key_field(node: &Node, fields: &[(FieldSpec, std::ops::Range<usize>)]) -> Result<String, Diagnostic> {

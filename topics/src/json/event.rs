@@ -179,7 +179,19 @@ pub(super) fn append(
     columns.rows += 1;
     columns.event_time.append_value(envelope.time);
     columns.ty.set(row, &event.name);
-    columns.key.set(row, content(&values[event.key], text, room));
+    match event.key[..] {
+        [only] => columns.key.set(row, content(&values[only], text, room)),
+        ref several => {
+            let mut key = String::new();
+            for (nth, &field) in several.iter().enumerate() {
+                if nth > 0 {
+                    key.push('\u{1f}');
+                }
+                key.push_str(content(&values[field], text, room));
+            }
+            columns.key.set(row, &key);
+        }
+    }
     match envelope.id {
         Some(own) => columns.id.set(row, &own.text(text)),
         None => {

@@ -14,8 +14,8 @@ pub(super) struct EventPlan {
     pub(super) name: Box<str>,
     /// Index among the decoder's topics.
     pub(super) topic: usize,
-    /// The key's index in `fields`.
-    pub(super) key: usize,
+    /// The indexes in `fields` of what makes the key.
+    pub(super) key: Vec<usize>,
     pub(super) fields: Vec<FieldPlan>,
     by_name: HashMap<Box<str>, usize>,
 }
@@ -37,9 +37,10 @@ impl EventPlan {
         let mut fields = Vec::with_capacity(event.fields.len());
         for field in &event.fields {
             let column = spec.fields.iter().position(|f| f.name == field.name && f.ty == field.ty)?;
-            fields.push(FieldPlan { spec: field.clone(), column, required: !field.optional || field.name == event.key });
+            fields.push(FieldPlan { spec: field.clone(), column, required: !field.optional || event.key.contains(&field.name) });
         }
-        let key = event.fields.iter().position(|f| f.name == event.key && f.ty == FieldType::String)?;
+        let place = |name: &String| event.fields.iter().position(|f| f.name == *name && f.ty == FieldType::String);
+        let key = event.key.iter().map(place).collect::<Option<Vec<usize>>>().filter(|key| !key.is_empty())?;
         let by_name = fields.iter().enumerate().map(|(i, f)| (f.spec.name.clone().into_boxed_str(), i)).collect();
         Some(EventPlan { name: event.name.clone().into_boxed_str(), topic, key, fields, by_name })
     }

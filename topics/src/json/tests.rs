@@ -42,7 +42,7 @@ fn catalogue() -> Catalogue {
     let other = TopicSpec { fields: vec![FieldSpec::new("id", FieldType::String)], ..TopicSpec::new("o", TopicKind::Events) };
     catalogue.topics.insert("o".into(), Arc::new(other));
     let event = |name: &str, topic: &str, key: &str, fields| {
-        Arc::new(EventSpec { name: name.into(), topic: topic.into(), key: key.into(), doc: String::new(), fields })
+        Arc::new(EventSpec { name: name.into(), topic: topic.into(), key: vec![key.into()], doc: String::new(), fields })
     };
     catalogue.events.insert("SENT".into(), event("SENT", "t", "channelId", fields));
     catalogue.events.insert("OTHER".into(), event("OTHER", "o", "id", vec![FieldSpec::new("id", FieldType::String)]));
@@ -375,4 +375,19 @@ mod r11_properties {
             prop_assert_eq!(decoded.accepted + decoded.rejects.len() as u64, 1);
         }
     }
+}
+
+#[test]
+fn a_key_of_several_fields_joins_their_texts() {
+    let mut catalogue = catalogue();
+    let mut sent = (*catalogue.events["SENT"]).clone();
+    sent.key = vec!["channelId".into(), "content".into()];
+    catalogue.events.insert("SENT".into(), Arc::new(sent));
+    let decoder = Decoder::new(&catalogue, Limits::default());
+    let mut batch = decoder.batch(ARRIVAL, None);
+    let event = r#"{"type":"SENT","timestamp":"2025-12-31T12:00:00Z","payload":{"channelId":"c1","content":"x\u0041"}}"#;
+    batch.event(event.as_bytes(), 1, None);
+    let decoded = batch.finish().unwrap();
+    let keys = decoded.rows[0].rows.column_by_name(crate::schema::KEY).unwrap();
+    assert_eq!(keys.as_any().downcast_ref::<arrow::array::StringArray>().unwrap().value(0), "c1\u{1f}xA");
 }
