@@ -18,14 +18,16 @@ use support::count::Expected;
 use support::random::Random;
 use support::{QUIKFLOW, Server, Start, both, free_ports, shared};
 
-/// Made-up events of all types.
+/// Made-up events of all types but members: fan-out to each member writes a file a push, which is
+/// not what is looked at here.
 fn generated(folder: &Path, events: u64) -> (PathBuf, Expected) {
     let output = support::command(&["generate", "--events", &events.to_string(), "--seed", "7"]).output().unwrap();
     assert!(output.status.success(), "{}", both(&output));
     let file = folder.join("events.jsonl");
-    std::fs::write(&file, &output.stdout).unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    (file, Expected::of(text.lines()))
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("MEMBER_ADDED")).collect();
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    (file, Expected::of(lines.into_iter()))
 }
 
 /// The real chat data where it is, else made-up events.
@@ -85,7 +87,7 @@ async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing(
     assert!(verified.status.success(), "{}", both(&verified));
 }
 
-/// Where the process is ended on purpose; each place is hit at its first and at its seventh time.
+/// Where the process is ended on purpose; each place is hit at its first and at its third time.
 const FAILPOINTS: [&str; 14] = [
     "log.append.begin",
     "log.write.before",
@@ -112,7 +114,7 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
     let log = folder.path().join("hits");
     let mut send = None;
     let mut hits = 0;
-    for nth in [1, 7] {
+    for nth in [1, 3] {
         for name in FAILPOINTS {
             let env = vec![
                 ("QUIKFLOW_FAILPOINT".to_owned(), format!("{name}:{nth}")),
@@ -125,7 +127,7 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
             };
             // Each round sends the file's copy of its own, so that every place sees traffic.
             let child = send.get_or_insert_with(|| spawn_send(&file, ports.0));
-            for _ in 0..600 {
+            for _ in 0..3_000 {
                 if server.ended().is_some() {
                     break;
                 }

@@ -132,7 +132,7 @@ pub fn lag_of_broker(broker: &dyn Broker) -> Result<LagReport, quikflow_topics::
 /// Bounds of the query side.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
-    /// Threads that run queries; they are fewer than the machine's cores and of low priority.
+    /// Threads that run queries, of low priority; two at least, so that views do not wait behind SQL.
     pub threads: usize,
     /// How long a SQL query may take, waiting included.
     pub sql_time: Duration,
@@ -160,7 +160,7 @@ impl Default for QueryLimits {
     fn default() -> QueryLimits {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         QueryLimits {
-            threads: (cores / 2).max(1),
+            threads: (cores / 2).max(2),
             sql_time: Duration::from_secs(30),
             view_time: Duration::from_secs(600),
             memory: 128 << 20,
