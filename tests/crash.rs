@@ -149,10 +149,11 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
     expected.check(&server).await;
 }
 
-/// One event that no count here looks at, so that a process without traffic gets to its failpoint.
+/// One event that a sink follows and no count here looks at, so that a process without traffic gets to its failpoint.
 async fn poke(server: &Server, number: u64) {
-    let event =
-        format!(r#"{{"type":"PAGE_VIEW","payload":{{"userId":"poke-{number}","page":"/"}},"timestamp":"2026-01-01T00:00:00Z"}}"#);
+    let event = format!(
+        r#"{{"type":"USER_TYPING","payload":{{"userId":"poke-{number}","channelId":"c"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
+    );
     let answer =
         support::client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/json").body(event);
     // The server may be killed before it answers: that is what the failpoint is for.

@@ -1,6 +1,8 @@
 //! A process at rest and at its end: no work while nothing comes, one owner of the data, an open
 //! door only for this machine, and a good end on SIGTERM.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
 mod support;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Starts the real binary in a folder of its own, asks it over HTTP, stops or kills it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 pub mod count;
 pub mod random;
