@@ -62,6 +62,9 @@ pub struct StepContext<'a> {
     /// Of each input: the sources that its rows come from (index in the topology's `sources`, the
     /// topic's name).
     pub sources: Vec<Vec<(usize, String)>>,
+    /// The columns of output 0 that are read later, once that is known (the second planning): a step
+    /// that repeats rows leaves the others behind.
+    pub wanted: Option<&'a BTreeSet<String>>,
     /// The declared topics and events, and rows topics of topologies already planned.
     pub catalogue: &'a Catalogue,
     /// The name of the topology.

@@ -1,10 +1,11 @@
 //! (a), (b), (d), (e): the real binary over HTTP; its CPU time and memory, not the client's.
 
 use crate::data::{Shape, events, json_line};
+use crate::floor;
 use crate::measure::{Run, peak_mib};
 use std::error::Error;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,11 +24,14 @@ struct Server {
 
 impl Server {
     fn start(data: &Path, parts: &[&str]) -> Outcome<Server> {
-        let topologies = Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies.toml");
+        Server::start_with(&shipped(), data, parts)
+    }
+
+    fn start_with(topologies: &Path, data: &Path, parts: &[&str]) -> Outcome<Server> {
         let mut command = std::process::Command::new(QUIKFLOW);
         command.arg("run").args(parts).args(["--ingest-addr", "127.0.0.1:0", "--query-addr", "127.0.0.1:0"]);
         command.arg("--topologies").arg(topologies).arg("--data").arg(data);
-        let mut child = command.env("RUST_LOG", "warn").stdout(Stdio::piped()).spawn()?;
+        let mut child = command.env("RUST_LOG", "error").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut line = String::new();
         let mut output = std::io::BufReader::new(child.stdout.take().ok_or("no output")?);
         std::io::BufRead::read_line(&mut output, &mut line)?;
@@ -64,6 +68,26 @@ impl Server {
     }
 }
 
+/// The project's own declaration.
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies.toml")
+}
+
+/// The same events and topics, and of all that follows the sinks of documents and search alone.
+fn messages_only(folder: &Path) -> Outcome<PathBuf> {
+    let mut declared: toml::Table = std::fs::read_to_string(shipped())?.parse()?;
+    declared.remove("topology");
+    declared.remove("test");
+    if let Some(toml::Value::Array(sinks)) = declared.get_mut("sink") {
+        let kept = |sink: &toml::Value| ["messages", "search"].map(|n| Some(n.into())).contains(&sink.get("name").cloned());
+        sinks.retain(kept);
+        assert_eq!(sinks.len(), 2, "the sinks of messages have other names now");
+    }
+    let file = folder.join("messages.toml");
+    std::fs::write(&file, toml::to_string(&declared)?)?;
+    Ok(file)
+}
+
 /// Events as the chat archive has them, but recent, so that the door takes them as history.
 fn shape(records: u64) -> Shape {
     Shape { events: records, channels: 200, users: 5_000, step_seconds: 16.0, content: 600 }
@@ -98,11 +122,22 @@ pub(crate) fn batched_then_stores_then_restart(records: u64) -> Outcome<()> {
     run.end("(a) send by HTTP, durable, 1,000 events a request", records);
     server.stop()?;
 
-    let server = Server::start(&data, &["sinks", "query"])?;
+    // a copy, since sinks that have come far are not run again
+    let stores = folder.path().join("stores-only");
+    std::fs::create_dir(&stores)?;
+    for file in std::fs::read_dir(&data)? {
+        let file = file?;
+        if file.file_type()?.is_file() {
+            std::fs::copy(file.path(), stores.join(file.file_name()))?;
+        }
+    }
+    floor::full_text(&file, records)?;
+    let server = Server::start_with(&messages_only(folder.path())?, &stores, &[])?;
     let run = Run::of(server.child.id());
     server.settle()?;
     run.end("(d) messages into documents and search", records);
     server.stop()?;
+    std::fs::remove_dir_all(&stores)?;
 
     #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
     let started = Instant::now();

@@ -1,4 +1,5 @@
-//! Which columns of its sources a topology needs: what is not read is not decoded.
+//! Which columns a topology needs: of its sources, what is not read is not decoded; of a step's
+//! output, what no later step reads need not be carried on.
 
 use super::{NodePlan, Port};
 use crate::expr::StreamSchema;
@@ -7,8 +8,16 @@ use std::collections::BTreeSet;
 /// Column names.
 pub(super) type Wanted = BTreeSet<String>;
 
-/// For each source, the columns that steps read or that pass through to a topic.
-pub(super) fn demand(nodes: &[NodePlan], sources: &[StreamSchema], ends: &[(Port, Wanted)]) -> Vec<Wanted> {
+/// The columns that later steps read or that pass through to a topic.
+pub(super) struct Demand {
+    /// Of each source.
+    pub(super) sources: Vec<Wanted>,
+    /// Of each output port of each node.
+    pub(super) nodes: Vec<Vec<Wanted>>,
+}
+
+/// Learns the demand from a topology typed over all columns.
+pub(super) fn demand(nodes: &[NodePlan], sources: &[StreamSchema], ends: &[(Port, Wanted)]) -> Demand {
     let outputs: Vec<Vec<StreamSchema>> = nodes.iter().map(|node| node.step.outputs()).collect();
     let mut of_sources = vec![Wanted::new(); sources.len()];
     let mut of_nodes: Vec<Vec<Wanted>> = outputs.iter().map(|ports| vec![Wanted::new(); ports.len()]).collect();
@@ -36,7 +45,7 @@ pub(super) fn demand(nodes: &[NodePlan], sources: &[StreamSchema], ends: &[(Port
             }
         }
     }
-    of_sources
+    Demand { sources: of_sources, nodes: of_nodes }
 }
 
 fn add(port: Port, wanted: &Wanted, sources: &mut [Wanted], nodes: &mut [Vec<Wanted>]) {

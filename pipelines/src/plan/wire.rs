@@ -1,6 +1,6 @@
 //! One topology: its steps typed one after the other and connected to sources and topics.
 
-use super::prune::{Wanted, demand};
+use super::prune::{Demand, Wanted, demand};
 use super::{NodePlan, OutputPlan, Port, SourcePlan, TopologyPlan};
 use crate::expr::StreamSchema;
 use crate::operator::ORIGIN_COLUMNS;
@@ -62,7 +62,7 @@ struct End<'a> {
 struct Wiring<'a> {
     decl: &'a TopologyDecl<'a>,
     known: &'a Known<'a>,
-    wanted: Option<&'a [Wanted]>,
+    wanted: Option<&'a Demand>,
     sources: Vec<Source>,
     nodes: Vec<NodePlan>,
     /// Whether some step can find a record late.
@@ -75,7 +75,7 @@ impl<'a> Wiring<'a> {
     fn run(
         decl: &'a TopologyDecl<'a>,
         known: &'a Known<'a>,
-        wanted: Option<&'a [Wanted]>,
+        wanted: Option<&'a Demand>,
     ) -> Result<Wiring<'a>, Vec<Diagnostic>> {
         let mut wiring =
             Wiring { decl, known, wanted, sources: vec![], nodes: vec![], can_be_late: false, ends: vec![], mistakes: vec![] };
@@ -152,7 +152,7 @@ impl<'a> Wiring<'a> {
             });
         }
         let kind = kind?;
-        let wanted = self.wanted.map(|wanted| wanted[..decl.from.len()].iter().flatten().cloned().collect::<Wanted>());
+        let wanted = self.wanted.map(|wanted| wanted.sources[..decl.from.len()].iter().flatten().cloned().collect::<Wanted>());
         let schema = source_schema(&union, kind, wanted.as_ref());
         self.sources.iter_mut().for_each(|source| source.schema = schema.clone());
         Some(Stream { ports: (0..self.sources.len()).map(Port::Source).collect(), schema, keys: keys.unwrap_or_default() })
@@ -174,7 +174,7 @@ impl<'a> Wiring<'a> {
         }
         let fields: Vec<Field> = topic.fields.iter().map(schema::arrow_field).collect();
         let index = self.sources.len();
-        let schema = source_schema(&fields, topic.kind, self.wanted.map(|wanted| &wanted[index]));
+        let schema = source_schema(&fields, topic.kind, self.wanted.map(|wanted| &wanted.sources[index]));
         self.sources.push(Source { topic, schema: schema.clone(), stream: false });
         Some((index, schema))
     }
@@ -214,6 +214,7 @@ impl<'a> Wiring<'a> {
             name: step.name.clone(),
             inputs: schemas,
             sources: sources.collect(),
+            wanted: self.wanted.and_then(|wanted| wanted.nodes[self.nodes.len()].first()),
             catalogue: self.known.catalogue,
             topology: self.decl.name.text,
         };

@@ -1,6 +1,6 @@
 //! `explode`: one row for each element of a list.
 
-use super::common::{Mistakes, broken, columns_of, evaluate, put_column, stored_type, take, to_type, with_column};
+use super::common::{Mistakes, ORIGINS, broken, columns_of, evaluate, put_column, stored_type, take, to_type, with_column};
 use super::map::column_name;
 use crate::expr::{Expr, StreamSchema};
 use crate::operator::{Emit, Operator, OperatorError, Rows, Stateless};
@@ -8,6 +8,7 @@ use crate::step::{FieldDoc, Step, StepContext, StepKind};
 use arrow::array::{Array, LargeListArray, ListArray, UInt32Array};
 use arrow::datatypes::{DataType, Field};
 use quikflow_topics::diagnostics::Diagnostic;
+use std::sync::Arc;
 
 /// The kind.
 pub(crate) static KIND: StepKind = StepKind {
@@ -44,6 +45,9 @@ expect = [ { message = "m1", recipient = "u2" }, { message = "m1", recipient = "
     plan,
 };
 
+/// Rows of one batch that an explosion yields at most.
+const MOST_ROWS: usize = 65_536;
+
 fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     let mut mistakes = Mistakes::default();
     mistakes.fields(ctx, &KIND);
@@ -69,13 +73,23 @@ fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     match (list, column, item) {
         (Some(list), Some(column), Some(item)) if !mistakes.any() => {
             let input = &ctx.inputs[0];
-            let replaced = input.arrow.index_of(&column).is_ok();
-            let (arrow, at) = with_column(&input.arrow, Field::new(&column, item.clone(), true));
+            let carried = carried(ctx);
+            let fields = Arc::new(input.arrow.project(&carried).map_err(|e| vec![ctx.value.error(e.to_string())])?);
+            let replaced = fields.index_of(&column).is_ok();
+            let (arrow, at) = with_column(&fields, Field::new(&column, item.clone(), true));
             let output = StreamSchema { arrow, kind: input.kind };
-            Ok(Box::new(Explode { name: ctx.name.clone(), list, column, item, at, replaced, output }))
+            Ok(Box::new(Explode { name: ctx.name.clone(), list, column, item, carried, at, replaced, output }))
         }
         _ => mistakes.into_error(),
     }
+}
+
+/// Places of the input's columns that are read later: a text repeated beside each of its words would
+/// be copied as often as it has words.
+fn carried(ctx: &StepContext<'_>) -> Vec<usize> {
+    let fields = ctx.inputs[0].arrow.fields();
+    let wanted = |at: &usize| *at < ORIGINS || ctx.wanted.is_none_or(|wanted| wanted.contains(fields[*at].name()));
+    (0..fields.len()).filter(wanted).collect()
 }
 
 #[derive(Clone)]
@@ -84,6 +98,7 @@ struct Explode {
     list: Expr,
     column: String,
     item: DataType,
+    carried: Vec<usize>,
     at: usize,
     replaced: bool,
     output: StreamSchema,
@@ -147,11 +162,15 @@ impl Stateless for Explode {
         if parents.is_empty() {
             return Ok(());
         }
-        let items = arrow::compute::take(items, &UInt32Array::from(elements), None).map_err(|e| broken(&self.name, e))?;
-        let repeated = take(&self.name, &rows.batch, &UInt32Array::from(parents))?;
-        let mut columns = repeated.columns().to_vec();
-        put_column(&mut columns, self.at, self.replaced, to_type(&self.name, &items, &self.item)?);
-        emit.push(Rows { source: rows.source, batch: super::common::batch(&self.name, &self.output.arrow, columns)? });
+        let carried = rows.batch.project(&self.carried).map_err(|e| broken(&self.name, e))?;
+        for (parents, elements) in parents.chunks(MOST_ROWS).zip(elements.chunks(MOST_ROWS)) {
+            let elements = UInt32Array::from(elements.to_vec());
+            let items = arrow::compute::take(items, &elements, None).map_err(|e| broken(&self.name, e))?;
+            let repeated = take(&self.name, &carried, &UInt32Array::from(parents.to_vec()))?;
+            let mut columns = repeated.columns().to_vec();
+            put_column(&mut columns, self.at, self.replaced, to_type(&self.name, &items, &self.item)?);
+            emit.push(Rows { source: rows.source, batch: super::common::batch(&self.name, &self.output.arrow, columns)? });
+        }
         Ok(())
     }
 }

@@ -101,7 +101,7 @@ pub(crate) fn plan_on(toml: &str, inputs: Vec<StreamSchema>) -> Result<Box<dyn S
     let catalogue = Catalogue::default();
     let name = "step".to_owned();
     let sources = (0..inputs.len()).map(|i| vec![(i, format!("topic.{i}"))]).collect();
-    (kind.plan)(&mut StepContext { table, value, name, inputs, sources, catalogue: &catalogue, topology: "test" })
+    (kind.plan)(&mut StepContext { table, value, name, inputs, sources, wanted: None, catalogue: &catalogue, topology: "test" })
 }
 
 /// Plans the step over [`stream`]; mistakes are the test's.
