@@ -61,12 +61,12 @@ const INLINE: [&str; 18] = [
 
 /// The text without HTML tags, and with entities as the characters they stand for.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
-    let Some(first) = text.bytes().position(|b| b == b'<' || b == b'&') else { return Cow::Borrowed(text) };
+    let Some(first) = memchr::memchr2(b'<', b'&', text.as_bytes()) else { return Cow::Borrowed(text) };
     let mut out = String::with_capacity(text.len());
     let (head, mut rest) = text.split_at(first);
     out.push_str(head);
     loop {
-        let next = rest.bytes().position(|b| b == b'<' || b == b'&').unwrap_or(rest.len());
+        let next = memchr::memchr2(b'<', b'&', rest.as_bytes()).unwrap_or(rest.len());
         let (words, tail) = rest.split_at(next);
         out.push_str(words);
         if tail.is_empty() {

@@ -30,6 +30,9 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_millis(500);
 /// Stored bytes that one merge takes at most (one chunk may be larger).
 const MAX_BYTES: u64 = 4 << 20;
+/// Chunks of so many stored bytes stay as they are: reading them costs no more than reading bigger
+/// ones, and writing them again would cost as much as writing them did.
+const GOOD_BYTES: u64 = 128 << 10;
 /// Chunks that one merge takes at most.
 const MAX_CHUNKS: usize = 1_024;
 /// Records that a compacted topic gets beyond twice what its last compaction left, before the next.
@@ -77,7 +80,7 @@ fn plan(chunks: &BTreeMap<u64, ChunkMeta>) -> Option<Vec<u64>> {
     [(target / 2, target), (256, 4_096), (16, 256)].into_iter().find_map(|(below, enough)| {
         let (mut run, mut rows, mut bytes) = (Vec::new(), 0, 0);
         for (id, meta) in chunks {
-            if u64::from(meta.rows) >= below || meta.bytes >= MAX_BYTES / 2 {
+            if u64::from(meta.rows) >= below || meta.bytes >= GOOD_BYTES {
                 (rows, bytes) = (0, 0);
                 run.clear();
                 continue;
@@ -91,7 +94,7 @@ fn plan(chunks: &BTreeMap<u64, ChunkMeta>) -> Option<Vec<u64>> {
                 for (id, meta) in chunks.range(last + 1..) {
                     rows += u64::from(meta.rows);
                     bytes += meta.bytes;
-                    if u64::from(meta.rows) >= below || rows > target || bytes > MAX_BYTES || run.len() >= MAX_CHUNKS {
+                    if u64::from(meta.rows) >= below || meta.bytes >= GOOD_BYTES || rows > target || bytes > MAX_BYTES || run.len() >= MAX_CHUNKS {
                         break;
                     }
                     run.push(*id);
