@@ -186,6 +186,9 @@ async fn r13_notifications_are_delivered_and_counted_once() {
     }
     let files = |kind: &str| std::fs::read_dir(dir.path().join("outbox").join(kind)).expect("a folder").count();
     assert_eq!((files("email"), files("push")), (2, 2));
+    let pushes = std::fs::read_to_string(dir.path().join("outbox/push/n1-000001.jsonl")).expect("a file of pushes");
+    let push: serde_json::Value = serde_json::from_str(&pushes).expect("one line, though the batch came twice");
+    assert_eq!((&push["_id"], &push["body"]), (&"u1/m1".into(), &"hello\nthere".into()));
     let first = std::fs::read_dir(dir.path().join("outbox/email")).expect("a folder").next().expect("a file").expect("a file");
     let mail = String::from_utf8(std::fs::read(first.path()).expect("bytes")).expect("text");
     assert!(mail.contains("To: u1@users.invalid") && mail.contains("Message-ID: <") && mail.contains("hello"), "{mail}");

@@ -72,11 +72,7 @@ struct Wiring<'a> {
 }
 
 impl<'a> Wiring<'a> {
-    fn run(
-        decl: &'a TopologyDecl<'a>,
-        known: &'a Known<'a>,
-        wanted: Option<&'a Demand>,
-    ) -> Result<Wiring<'a>, Vec<Diagnostic>> {
+    fn run(decl: &'a TopologyDecl<'a>, known: &'a Known<'a>, wanted: Option<&'a Demand>) -> Result<Wiring<'a>, Vec<Diagnostic>> {
         let mut wiring =
             Wiring { decl, known, wanted, sources: vec![], nodes: vec![], can_be_late: false, ends: vec![], mistakes: vec![] };
         if let Some(stream) = wiring.streams() {

@@ -1,7 +1,13 @@
-//! What is to be delivered, as files: e-mail as `.eml`, push as JSON.
+//! What is to be delivered, as files: e-mail as `.eml`, push as lines of JSON.
 //!
-//! A file's name comes from the sink and the row's key, and its content from the row alone; so a
-//! row written again after a crash gives the same file. Options of the sink:
+//! * `outbox/push/<sink>-<number>.jsonl`: a push a line, appended; the next file begins at 64 MiB.
+//!   A file's length is committed with the rows and the sink's offset, so a line is there once: what
+//!   a crash left behind the committed end is cut off by the next batch ([`pushes`]).
+//! * `outbox/email/<name>.eml`: an e-mail a file. The name comes from the sink and the row's key and
+//!   the content from the row alone, so a row written again after a crash gives the same file.
+//!
+//! A batch is synced once for all its pushes; its e-mails are synced side by side, and their folder
+//! once. Options of the sink:
 //!
 //! * `deliver`: what to make of each row, `["push", "email"]`; default `["push"]`. A column
 //!   `deliver` (a list, or texts joined by commas), or columns `push` and `email` (bool), say it
@@ -10,53 +16,119 @@
 //! * `from`, `domain`: the sender's address, and the domain of recipients whose row has no `email`.
 //! * `subject`, `body`: texts with `{column}`; default the columns `title` and `body` or `content`.
 
-use super::cells::Cell;
-use super::layout::{Layout, option_list, option_text};
+mod message;
+mod pushes;
+
+use super::layout::Layout;
 use super::rows::Input;
 use crate::store::StoreError;
-use lettre::message::header::ContentType;
-use lettre::message::{Mailbox, Message};
-use parking_lot::Mutex;
-use quikflow_topics::catalogue::FieldType;
+use message::Fields;
+use pushes::Pushes;
+use rusqlite::Connection;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-/// The folders, and those with files not synced yet.
+/// E-mails held before they are written.
+const MAILS: usize = 256;
+
+/// Threads that write and sync e-mails: the disk takes their syncs together.
+const SIDE_BY_SIDE: usize = 8;
+
+/// The folders.
 pub(crate) struct Outbox {
     email: PathBuf,
     push: PathBuf,
-    dirty: Mutex<BTreeSet<PathBuf>>,
+    /// Bytes after which the next file of pushes begins.
+    limit: u64,
 }
 
 fn unavailable(what: &Path, error: &std::io::Error) -> StoreError {
     StoreError::Unavailable { store: "outbox", message: format!("cannot write {}: {error}", what.display()), retry_after: None }
 }
 
+/// Makes the names in a folder durable.
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| unavailable(folder, &e))
+}
+
 impl Outbox {
-    /// Makes the folders `dir/outbox/email` and `dir/outbox/push`.
-    pub(crate) fn open(dir: &Path) -> Result<Outbox, StoreError> {
-        let outbox =
-            Outbox { email: dir.join("outbox/email"), push: dir.join("outbox/push"), dirty: Mutex::new(BTreeSet::new()) };
+    /// Makes the folders `dir/outbox/email` and `dir/outbox/push`, and the table of their ends.
+    pub(crate) fn open(dir: &Path, connection: &Connection) -> Result<Outbox, StoreError> {
+        pushes::create(connection)?;
+        let outbox = Outbox { email: dir.join("outbox/email"), push: dir.join("outbox/push"), limit: 64 << 20 };
         for folder in [&outbox.email, &outbox.push] {
             std::fs::create_dir_all(folder).map_err(|e| unavailable(folder, &e))?;
         }
         Ok(outbox)
     }
 
-    /// Writes the files of one row.
-    pub(crate) fn deliver(&self, layout: &Layout, input: &Input<'_>, row: usize) -> Result<(), StoreError> {
+    /// Begins a batch of a sink, in the caller's transaction.
+    pub(crate) fn begin<'a>(&'a self, connection: &Connection, layout: &'a Layout) -> Result<Delivery<'a>, StoreError> {
+        let pushes = Pushes::begin(connection, &self.push, &layout.sink.name, self.limit)?;
+        Ok(Delivery { outbox: self, layout, pushes, mails: Vec::new(), mailed: false })
+    }
+
+    /// Forgets a sink's pushes in the caller's transaction; their files go when it has been committed.
+    pub(crate) fn forget(&self, connection: &Connection, sink: &str) -> Result<(), StoreError> {
+        pushes::forget(connection, sink)
+    }
+
+    /// Takes away a sink's files of pushes behind the committed end.
+    pub(crate) fn sweep(&self, connection: &Connection, sink: &str) -> Result<(), StoreError> {
+        pushes::sweep(connection, &self.push, sink)
+    }
+
+    /// Writes and syncs e-mails side by side: each is there whole or not at all.
+    fn put(&self, mails: &[(String, Vec<u8>)]) -> Result<(), StoreError> {
+        let one = |(name, bytes): &(String, Vec<u8>)| {
+            let (path, beside) = (self.email.join(name), self.email.join(format!(".{name}.part")));
+            let written = File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+            written.and_then(|()| std::fs::rename(&beside, &path)).map_err(|e| unavailable(&path, &e))
+        };
+        let share = mails.len().div_ceil(SIDE_BY_SIDE).max(1);
+        let mut shares = mails.chunks(share);
+        let first = shares.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().try_for_each(one))).collect();
+            let mut done = first.iter().try_for_each(one);
+            for other in others {
+                let ended = other.join().unwrap_or_else(|_| {
+                    Err(StoreError::Refused { store: "outbox", message: "a thread that writes e-mails ended by a panic".into() })
+                });
+                done = done.and(ended);
+            }
+            done
+        })
+    }
+}
+
+/// A batch on its way out.
+pub(crate) struct Delivery<'a> {
+    outbox: &'a Outbox,
+    layout: &'a Layout,
+    pushes: Pushes<'a>,
+    mails: Vec<(String, Vec<u8>)>,
+    mailed: bool,
+}
+
+impl Delivery<'_> {
+    /// Hands over what a row says.
+    pub(crate) fn row(&mut self, input: &Input<'_>, row: usize) -> Result<(), StoreError> {
         let Ok(key) = input.key(row) else { return Ok(()) };
-        let digest = Sha256::digest(format!("{}\u{1f}{key}", layout.sink.name).as_bytes());
-        let name = hex::encode(&digest[..16]);
-        let fields = Fields { layout, input, row };
+        let fields = Fields { layout: self.layout, input, row };
         for way in fields.ways()? {
             match way.as_str() {
-                "email" => self.put(&self.email, &format!("{name}.eml"), &fields.email(&name)?)?,
-                "push" => self.put(&self.push, &format!("{name}.json"), &fields.push(&key)?)?,
+                "email" => {
+                    let digest = Sha256::digest(format!("{}\u{1f}{key}", self.layout.sink.name).as_bytes());
+                    let name = hex::encode(&digest[..16]);
+                    self.mails.push((format!("{name}.eml"), fields.email(&name)?));
+                    if self.mails.len() == MAILS {
+                        self.mail()?;
+                    }
+                }
+                "push" => self.pushes.append(&fields.push(&key)?)?,
                 // The row itself is the badge and the inbox.
                 _ => {}
             }
@@ -64,129 +136,19 @@ impl Outbox {
         Ok(())
     }
 
-    /// A whole file or none: written beside, synced, renamed.
-    fn put(&self, folder: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let (path, beside) = (folder.join(name), folder.join(format!(".{name}.part")));
-        let written = File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-        written.and_then(|()| std::fs::rename(&beside, &path)).map_err(|e| unavailable(&path, &e))?;
-        self.dirty.lock().insert(folder.to_owned());
+    fn mail(&mut self) -> Result<(), StoreError> {
+        self.mailed |= !self.mails.is_empty();
+        self.outbox.put(&self.mails)?;
+        self.mails.clear();
         Ok(())
     }
 
-    /// Makes the names of the files written durable; before the offset is stored.
-    pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        let mut dirty = self.dirty.lock();
-        for folder in dirty.iter() {
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| unavailable(folder, &e))?;
+    /// Makes the batch's files durable, and notes the new end of the pushes in the transaction.
+    pub(crate) fn finish(mut self, connection: &Connection) -> Result<(), StoreError> {
+        self.mail()?;
+        if self.mailed {
+            sync_folder(&self.outbox.email)?;
         }
-        dirty.clear();
-        Ok(())
-    }
-}
-
-struct Fields<'a> {
-    layout: &'a Layout,
-    input: &'a Input<'a>,
-    row: usize,
-}
-
-impl Fields<'_> {
-    fn text(&self, name: &str) -> Option<String> {
-        let at = self.layout.column(name)?;
-        match self.input.cell(at, self.row) {
-            Cell::Null => None,
-            Cell::Text(text) => Some(text.into_owned()),
-            Cell::Int(i) if self.layout.columns[at].ty == FieldType::Timestamp => Some(super::cells::time_text(i)),
-            Cell::Int(i) => Some(i.to_string()),
-            Cell::Real(r) => Some(r.to_string()),
-        }
-    }
-
-    fn ways(&self) -> Result<Vec<String>, StoreError> {
-        if self.layout.column("deliver").is_some() {
-            let Some(text) = self.text("deliver") else { return Ok(Vec::new()) };
-            return Ok(serde_json::from_str::<Vec<String>>(&text)
-                .unwrap_or_else(|_| text.split(',').map(|w| w.trim().to_owned()).collect()));
-        }
-        let ways = ["push", "email"]
-            .map(|way| (way, self.layout.column(way).filter(|at| self.layout.columns[*at].ty == FieldType::Bool)));
-        if ways.iter().any(|(_, at)| at.is_some()) {
-            let on = |at: Option<usize>| at.is_some_and(|at| self.input.cell(at, self.row) == Cell::Int(1));
-            return Ok(ways.iter().filter(|(_, at)| on(*at)).map(|(way, _)| (*way).to_owned()).collect());
-        }
-        let declared = option_list(&self.layout.sink, "deliver").map_err(StoreError::BadRequest)?;
-        Ok(if declared.is_empty() { vec!["push".into()] } else { declared })
-    }
-
-    fn option(&self, name: &str, default: &str) -> Result<String, StoreError> {
-        Ok(option_text(&self.layout.sink, name).map_err(StoreError::BadRequest)?.unwrap_or_else(|| default.to_owned()))
-    }
-
-    /// A template with `{column}` replaced; line breaks only where `lines`.
-    fn fill(&self, template: &str) -> String {
-        let mut out = String::new();
-        let mut rest = template;
-        while let Some((head, tail)) = rest.split_once('{') {
-            out.push_str(head);
-            match tail.split_once('}') {
-                Some((name, after)) => {
-                    out.push_str(&self.text(name).unwrap_or_default());
-                    rest = after;
-                }
-                None => {
-                    out.push('{');
-                    rest = tail;
-                }
-            }
-        }
-        out.push_str(rest);
-        out
-    }
-
-    fn email(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let wrong = |e: &dyn std::fmt::Display| StoreError::BadRequest(format!("an e-mail cannot be made: {e}"));
-        let domain = self.option("domain", "users.invalid")?;
-        let user = self.layout.user().and_then(|at| self.text(&self.layout.columns[at].name)).unwrap_or_else(|| "unknown".into());
-        let safe: String = user.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
-        let to: Mailbox = match self.text("email").and_then(|address| address.parse().ok()) {
-            Some(mailbox) => mailbox,
-            None => format!("{safe}@{domain}").parse().map_err(|e| wrong(&e))?,
-        };
-        let from: Mailbox = self.option("from", "QuikApp <notifications@quikapp.invalid>")?.parse().map_err(|e| wrong(&e))?;
-        let title = if self.layout.column("title").is_some() { "{title}" } else { "You have a new notification" };
-        let subject: String = self.fill(&self.option("subject", title)?).replace(['\r', '\n'], " ");
-        let body = if self.layout.column("body").is_some() { "{body}" } else { "{content}" };
-        let body = self.fill(&self.option("body", body)?);
-        let micros = u64::try_from(self.input.event_time(self.row)).unwrap_or(0);
-        let message = Message::builder()
-            .from(from)
-            .to(to)
-            .subject(subject)
-            .date(SystemTime::UNIX_EPOCH + Duration::from_micros(micros))
-            .message_id(Some(format!("<{name}@quikflow>")))
-            .header(ContentType::TEXT_PLAIN)
-            .body(body)
-            .map_err(|e| wrong(&e))?;
-        Ok(message.formatted())
-    }
-
-    fn push(&self, key: &str) -> Result<Vec<u8>, StoreError> {
-        let mut fields = serde_json::Map::new();
-        fields.insert("_id".into(), serde_json::Value::String(key.replace('\u{1f}', "/")));
-        for (at, column) in self.layout.columns.iter().enumerate() {
-            // When it was appended is not the row's own: it would differ after a rebuild.
-            if column.name == "arrival_time" {
-                continue;
-            }
-            let value = self.input.cell(at, self.row).into_value();
-            let json = super::cells::to_json(column.ty, (&value).into());
-            if !json.is_null() {
-                fields.insert(column.name.clone(), json);
-            }
-        }
-        let mut bytes =
-            serde_json::to_vec_pretty(&fields).map_err(|e| StoreError::BadRequest(format!("a push cannot be made: {e}")))?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        self.pushes.finish(connection)
     }
 }

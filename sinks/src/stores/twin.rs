@@ -24,7 +24,7 @@ pub(crate) enum Form {
     Search,
     /// Columnar parts.
     Analytics,
-    /// Rows, and a file for each message to be delivered.
+    /// Rows, and files of what is to be delivered.
     Outbox,
 }
 
@@ -65,7 +65,7 @@ impl Twin {
         if form == Form::Analytics {
             analytics::create(&file.writer(), name)?;
         }
-        let outbox = if form == Form::Outbox { Some(Outbox::open(dir)?) } else { None };
+        let outbox = if form == Form::Outbox { Some(Outbox::open(dir, &file.writer())?) } else { None };
         Ok(Twin(Arc::new(Inner { file, form, tables: RwLock::default(), outbox })))
     }
 
@@ -101,6 +101,9 @@ impl Twin {
         )
         .map_err(at)?;
         tx.commit().map_err(at)?;
+        if let Some(outbox) = &self.0.outbox {
+            outbox.sweep(&writer, &sink.name)?;
+        }
         self.0.tables.write().insert(sink.name.clone(), Arc::new(layout));
         Ok(())
     }
@@ -138,12 +141,12 @@ impl Inner {
             Form::Search => search::write(&tx, store, &layout, batch)?,
             Form::Analytics => analytics::write(&tx, store, &layout, batch)?,
             Form::Outbox => {
-                let outbox = self.outbox.as_ref();
-                let outcomes = rows::write(&tx, store, &layout, batch, &mut |_, _, input, row| match outbox {
-                    Some(outbox) => outbox.deliver(&layout, input, row),
+                let mut delivery = self.outbox.as_ref().map(|outbox| outbox.begin(&tx, &layout)).transpose()?;
+                let outcomes = rows::write(&tx, store, &layout, batch, &mut |_, _, input, row| match &mut delivery {
+                    Some(delivery) => delivery.row(input, row),
                     None => Ok(()),
                 })?;
-                outbox.map_or(Ok(()), Outbox::sync)?;
+                delivery.map_or(Ok(()), |delivery| delivery.finish(&tx))?;
                 outcomes
             }
         };
@@ -174,9 +177,13 @@ impl Inner {
                 tx.execute(&format!("DELETE FROM {}", layout.table()), []).map_err(at)?;
             }
         }
+        if let Some(outbox) = &self.outbox {
+            outbox.forget(&tx, sink)?;
+        }
         tx.execute("UPDATE _sinks SET generation = 0, positions = '[]', expired_before = 0 WHERE name = ?1", [sink])
             .map_err(at)?;
-        tx.commit().map_err(at)
+        tx.commit().map_err(at)?;
+        self.outbox.as_ref().map_or(Ok(()), |outbox| outbox.sweep(&writer, sink))
     }
 
     fn maintain(&self, now: EventTime) -> Result<(), StoreError> {

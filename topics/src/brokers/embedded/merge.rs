@@ -94,7 +94,12 @@ fn plan(chunks: &BTreeMap<u64, ChunkMeta>) -> Option<Vec<u64>> {
                 for (id, meta) in chunks.range(last + 1..) {
                     rows += u64::from(meta.rows);
                     bytes += meta.bytes;
-                    if u64::from(meta.rows) >= below || meta.bytes >= GOOD_BYTES || rows > target || bytes > MAX_BYTES || run.len() >= MAX_CHUNKS {
+                    if u64::from(meta.rows) >= below
+                        || meta.bytes >= GOOD_BYTES
+                        || rows > target
+                        || bytes > MAX_BYTES
+                        || run.len() >= MAX_CHUNKS
+                    {
                         break;
                     }
                     run.push(*id);
