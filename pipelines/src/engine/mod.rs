@@ -112,10 +112,10 @@ impl Default for EngineOptions {
             workers: 1,
             epoch_interval: Duration::from_millis(100),
             max_epoch_rows: 65_536,
-            max_epoch_bytes: 32 << 20,
+            max_epoch_bytes: 16 << 20,
             slice_rows: 16_384,
             max_uncommitted: 3,
-            in_flight_bytes: 96 << 20,
+            in_flight_bytes: 48 << 20,
             hooks: Hooks::default(),
         }
     }

@@ -89,8 +89,8 @@ impl KeyCodec {
         let rows = keys.len();
         let mut builders: Vec<Builder> = self.types.iter().map(|ty| Builder::new(ty, rows)).collect();
         for mut key in keys {
-            for builder in &mut builders {
-                builder.read(&mut key).ok_or_else(|| "a stored key is broken".to_owned())?;
+            for (builder, ty) in builders.iter_mut().zip(&self.types) {
+                builder.read(ty, &mut key).ok_or_else(|| "a stored key is broken".to_owned())?;
             }
         }
         Ok(builders.into_iter().zip(&self.types).map(|(builder, ty)| builder.finish(ty)).collect())
@@ -102,11 +102,10 @@ impl KeyCodec {
             if index > 0 {
                 out.push(UNIT_SEPARATOR);
             }
-            let mut one = Builder::new(ty, 1);
-            if one.read(&mut key).is_none() {
-                return;
+            match Value::read(ty, &mut key) {
+                Some(value) => value.text(ty, out),
+                None => return,
             }
-            one.text(out);
         }
     }
 }
@@ -155,7 +154,7 @@ fn fixed(out: &mut Vec<u8>, value: &[u8]) {
 
 enum Builder {
     Text(StringBuilder),
-    Long(Vec<Option<i64>>, DataType),
+    Long(Vec<Option<i64>>),
     Bool(Vec<Option<bool>>),
 }
 
@@ -164,17 +163,58 @@ impl Builder {
         match ty {
             DataType::Utf8 => Builder::Text(StringBuilder::with_capacity(rows, rows * 16)),
             DataType::Boolean => Builder::Bool(Vec::with_capacity(rows)),
-            ty => Builder::Long(Vec::with_capacity(rows), ty.clone()),
+            _ => Builder::Long(Vec::with_capacity(rows)),
         }
     }
 
     /// Takes one column off the front of `key`.
-    fn read(&mut self, key: &mut &[u8]) -> Option<()> {
-        let (present, rest) = key.split_first()?;
-        let present = *present == 1;
-        *key = rest;
+    fn read(&mut self, ty: &DataType, key: &mut &[u8]) -> Option<()> {
+        match (self, Value::read(ty, key)?) {
+            (Builder::Text(builder), Value::Text(text)) => builder.append_value(text),
+            (Builder::Text(builder), _) => builder.append_null(),
+            (Builder::Long(values), Value::Long(value)) => values.push(Some(value)),
+            (Builder::Long(values), _) => values.push(None),
+            (Builder::Bool(values), Value::Bool(value)) => values.push(Some(value)),
+            (Builder::Bool(values), _) => values.push(None),
+        }
+        Some(())
+    }
+
+    fn finish(self, ty: &DataType) -> ArrayRef {
         match self {
-            Builder::Text(builder) if present => {
+            Builder::Text(mut builder) => Arc::new(builder.finish()),
+            Builder::Bool(values) => Arc::new(BooleanArray::from(values)),
+            Builder::Long(values) => match ty {
+                DataType::Float64 => {
+                    let floats = values.into_iter().map(|value| value.map(|v| f64::from_bits(v as u64)));
+                    Arc::new(floats.collect::<Float64Array>())
+                }
+                DataType::Timestamp(_, zone) => Arc::new(TimestampMicrosecondArray::from(values).with_timezone_opt(zone.clone())),
+                _ => Arc::new(Int64Array::from(values)),
+            },
+        }
+    }
+}
+
+/// One column of a stored key.
+enum Value<'a> {
+    Null,
+    Text(&'a str),
+    /// A number or a time; of a float, its bits.
+    Long(i64),
+    Bool(bool),
+}
+
+impl<'a> Value<'a> {
+    /// Takes a column of type `ty` off the front of `key`; `None` where the key is broken.
+    fn read(ty: &DataType, key: &mut &'a [u8]) -> Option<Value<'a>> {
+        let (present, rest) = key.split_first()?;
+        *key = rest;
+        if *present != 1 {
+            return Some(Value::Null);
+        }
+        Some(match ty {
+            DataType::Utf8 => {
                 let mut length = 0usize;
                 let mut shift = 0;
                 loop {
@@ -188,67 +228,35 @@ impl Builder {
                 }
                 let (text, rest) = key.split_at_checked(length)?;
                 *key = rest;
-                builder.append_value(std::str::from_utf8(text).ok()?);
+                Value::Text(std::str::from_utf8(text).ok()?)
             }
-            Builder::Text(builder) => builder.append_null(),
-            Builder::Long(values, _) if present => {
-                let (value, rest) = key.split_first_chunk::<8>()?;
-                *key = rest;
-                values.push(Some(i64::from_le_bytes(*value)));
-            }
-            Builder::Long(values, _) => values.push(None),
-            Builder::Bool(values) if present => {
+            DataType::Boolean => {
                 let (value, rest) = key.split_first()?;
                 *key = rest;
-                values.push(Some(*value != 0));
+                Value::Bool(*value != 0)
             }
-            Builder::Bool(values) => values.push(None),
-        }
-        Some(())
+            _ => {
+                let (value, rest) = key.split_first_chunk::<8>()?;
+                *key = rest;
+                Value::Long(i64::from_le_bytes(*value))
+            }
+        })
     }
 
-    fn finish(self, ty: &DataType) -> ArrayRef {
-        match self {
-            Builder::Text(mut builder) => Arc::new(builder.finish()),
-            Builder::Bool(values) => Arc::new(BooleanArray::from(values)),
-            Builder::Long(values, _) => match ty {
-                DataType::Float64 => {
-                    let floats = values.into_iter().map(|value| value.map(|v| f64::from_bits(v as u64)));
-                    Arc::new(floats.collect::<Float64Array>())
-                }
-                DataType::Timestamp(_, zone) => Arc::new(TimestampMicrosecondArray::from(values).with_timezone_opt(zone.clone())),
-                _ => Arc::new(Int64Array::from(values)),
+    /// As it stands in a record's key.
+    fn text(self, ty: &DataType, out: &mut String) {
+        // Writing into a String cannot fail.
+        let _ok = match (self, ty) {
+            (Value::Null, _) => Ok(()),
+            (Value::Text(text), _) => out.write_str(text),
+            (Value::Bool(value), _) => write!(out, "{value}"),
+            (Value::Long(value), DataType::Float64) => write!(out, "{}", f64::from_bits(value as u64)),
+            (Value::Long(value), DataType::Timestamp(..)) => match chrono::DateTime::from_timestamp_micros(value) {
+                Some(time) => write!(out, "{}", time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
+                None => write!(out, "{value}"),
             },
-        }
-    }
-
-    /// The text of the one value that was read.
-    fn text(self, out: &mut String) {
-        match self {
-            Builder::Text(mut builder) => {
-                let text = builder.finish();
-                if text.is_valid(0) {
-                    out.push_str(text.value(0));
-                }
-            }
-            Builder::Bool(values) => {
-                if let Some(Some(value)) = values.first() {
-                    out.push_str(if *value { "true" } else { "false" });
-                }
-            }
-            Builder::Long(values, ty) => {
-                let Some(Some(value)) = values.first().copied() else { return };
-                // Writing into a String cannot fail.
-                let _ok = match ty {
-                    DataType::Float64 => write!(out, "{}", f64::from_bits(value as u64)),
-                    DataType::Timestamp(..) => match chrono::DateTime::from_timestamp_micros(value) {
-                        Some(time) => write!(out, "{}", time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
-                        None => write!(out, "{value}"),
-                    },
-                    _ => write!(out, "{value}"),
-                };
-            }
-        }
+            (Value::Long(value), _) => write!(out, "{value}"),
+        };
     }
 }
 

@@ -58,13 +58,12 @@ impl Apply {
 
     /// Rows of some groups, in the order of window, key hash and key: the same whatever the order
     /// in which records came.
-    fn emit(&self, mut slots: Vec<(u32, bool)>, epoch: u64, emit: &mut Emit) -> Result<(), OperatorError> {
+    fn emit(&self, slots: Vec<(u32, bool)>, epoch: u64, emit: &mut Emit) -> Result<(), OperatorError> {
         let groups = &self.groups;
-        slots.sort_unstable_by(|(a, _), (b, _)| {
-            (groups.start(*a), groups.key_hash(*a))
-                .cmp(&(groups.start(*b), groups.key_hash(*b)))
-                .then_with(|| groups.key(*a).cmp(groups.key(*b)))
-        });
+        let placed = slots.into_iter().map(|(slot, last)| (groups.start(slot), groups.key_hash(slot), slot, last));
+        let mut placed: Vec<(i64, u64, u32, bool)> = placed.collect();
+        placed.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then_with(|| groups.key(a.2).cmp(groups.key(b.2))));
+        let slots: Vec<(u32, bool)> = placed.into_iter().map(|(_, _, slot, last)| (slot, last)).collect();
         for part in slots.chunks(BATCH) {
             let batch = self.rows(part, epoch)?;
             emit.push(Rows { source: 0, batch });

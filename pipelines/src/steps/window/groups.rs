@@ -184,6 +184,11 @@ impl Groups {
         self.keys.bytes(self.groups[slot as usize].key)
     }
 
+    /// The number of the group's key: equal for groups of one key in several windows.
+    pub(crate) fn key_number(&self, slot: u32) -> u32 {
+        self.groups[slot as usize].key
+    }
+
     pub(crate) fn key_hash(&self, slot: u32) -> u64 {
         self.keys.keys[self.groups[slot as usize].key as usize].hash
     }

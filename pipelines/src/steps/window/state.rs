@@ -22,16 +22,18 @@ impl Apply {
         self.moved = false;
         let mut out = Writer::new(FORMAT);
         out.long(self.closed_until as u64);
-        let mut slots = slots.to_vec();
-        slots.sort_unstable_by_key(|slot| (self.groups.start(*slot), self.groups.key_hash(*slot)));
-        let mut numbers: HashMap<&[u8], u64> = HashMap::new();
+        let mut placed: Vec<(i64, u64, u32)> =
+            slots.iter().map(|slot| (self.groups.start(*slot), self.groups.key_hash(*slot), *slot)).collect();
+        placed.sort_unstable();
+        let slots: Vec<u32> = placed.into_iter().map(|(_, _, slot)| slot).collect();
+        let mut numbers: HashMap<u32, u64> = HashMap::with_capacity(slots.len());
         let mut keys = Writer::default();
         let mut members = Writer::default();
         let mut before = 0;
         for slot in &slots {
             let next = numbers.len() as u64;
-            let number = *numbers.entry(self.groups.key(*slot)).or_insert_with_key(|key| {
-                keys.slice(key);
+            let number = *numbers.entry(self.groups.key_number(*slot)).or_insert_with(|| {
+                keys.slice(self.groups.key(*slot));
                 next
             });
             let start = self.groups.start(*slot);
