@@ -145,21 +145,21 @@ impl Core {
     }
 
     fn gauges_of(&self, topology: usize) -> impl Iterator<Item = Gauge> + '_ {
-        self.operators[topology].iter().enumerate().filter_map(move |(node, operator)| match operator {
+        (0..self.operators[topology].len()).filter_map(move |node| self.gauge(topology, node))
+    }
+
+    fn gauge(&self, topology: usize, node: usize) -> Option<Gauge> {
+        match &self.operators[topology][node] {
             Operator::Keyed { apply, .. } => {
                 Some(Gauge { topology, node, in_flight: apply.in_flight(), state_bytes: apply.state_bytes(), due: apply.due() })
             }
             Operator::Stateless(_) => None,
-        })
+        }
     }
 
     /// Takes what a complete epoch did.
     pub fn take_effects(&mut self, work: &EpochWork) -> Effects {
-        let mut effects = self.effects.remove(&work.epoch).unwrap_or_default();
-        for (topology, _) in work.times.iter().enumerate().filter(|(_, time)| time.is_some()) {
-            effects.gauges.extend(self.gauges_of(topology));
-        }
-        effects
+        self.effects.remove(&work.epoch).unwrap_or_default()
     }
 
     /// Decodes a slice and runs it through all steps that need no state.
@@ -211,6 +211,10 @@ impl Core {
                 }
                 let emitted = self.absorb(work.epoch, topology, node, 0, emit);
                 self.store(work.epoch, topology, node);
+                // As it stands at this epoch's end: the next epoch's rows may come before this one's
+                // effects are taken.
+                let gauge = self.gauge(topology, node);
+                self.effects.entry(work.epoch).or_default().gauges.extend(gauge);
                 for (port, rows) in emitted {
                     self.flow(work.epoch, topology, PortKey::Node(node, port), rows, seq, parcels)?;
                 }
