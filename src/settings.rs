@@ -4,6 +4,7 @@
 //! as `QUIKFLOW_X_FILE`, a file that holds it. Values of secrets never reach a message or a log.
 
 use crate::exit::{Context, Failure};
+use quikflow_sinks::stores::StoreUrls;
 use quikflow_topics::diagnostics::closest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -134,20 +135,36 @@ impl Settings {
             broker if broker.starts_with("fluvio://") => return missing("Fluvio", "broker", "fluvio"),
             _ => return Err(Failure::usage("`broker` is none of embedded, kafka://host:port,… and fluvio://host:port")),
         }
-        for (setting, what, feature) in [
-            ("mongodb_url", "MongoDB", "mongodb"),
-            ("elasticsearch_url", "Elasticsearch", "elasticsearch"),
-            ("clickhouse_url", "ClickHouse", "clickhouse"),
-            ("redis_url", "Redis", "redis"),
-            ("mysql_url", "MySQL", "mysql"),
-            ("mysql_replica_url", "MySQL", "mysql"),
-            ("smtp_url", "SMTP", "smtp"),
+        for (setting, what, feature, there) in [
+            ("mongodb_url", "MongoDB", "mongodb", cfg!(feature = "mongodb")),
+            ("elasticsearch_url", "Elasticsearch", "elasticsearch", cfg!(feature = "elasticsearch")),
+            ("clickhouse_url", "ClickHouse", "clickhouse", cfg!(feature = "clickhouse")),
+            ("redis_url", "Redis", "redis", cfg!(feature = "redis")),
+            ("mysql_url", "MySQL", "mysql", cfg!(feature = "mysql")),
+            ("mysql_replica_url", "MySQL", "mysql", cfg!(feature = "mysql")),
+            ("smtp_url", "SMTP", "smtp", false),
         ] {
-            if self.get(setting).is_some() {
+            if self.get(setting).is_some() && !there {
                 return missing(what, setting, feature);
             }
         }
+        if self.get("mysql_replica_url").is_some() && self.get("mysql_url").is_none() {
+            return Err(Failure::usage("`mysql_replica_url` is set without `mysql_url`, the server it follows"));
+        }
         Ok(())
+    }
+
+    /// Where the real stores are.
+    pub(crate) fn store_urls(&self) -> StoreUrls {
+        let url = |name: &str| self.get(name).map(str::to_owned);
+        StoreUrls {
+            mongodb: url("mongodb_url"),
+            elasticsearch: url("elasticsearch_url"),
+            clickhouse: url("clickhouse_url"),
+            redis: url("redis_url"),
+            mysql: url("mysql_url"),
+            mysql_replica: url("mysql_replica_url"),
+        }
     }
 }
 
@@ -198,12 +215,16 @@ mod tests {
 
     #[test]
     fn what_is_not_compiled_in_is_refused_with_its_feature() {
-        for (text, feature) in [
-            ("broker = \"kafka://h:9092\"", "kafka"),
-            ("broker = \"fluvio://h:9003\"", "fluvio"),
-            ("mongodb_url = \"mongodb://u:pw@h\"", "mongodb"),
-            ("redis_url = \"redis://:pw@h\"", "redis"),
+        for (text, feature, there) in [
+            ("broker = \"kafka://h:9092\"", "kafka", false),
+            ("broker = \"fluvio://h:9003\"", "fluvio", false),
+            ("mongodb_url = \"mongodb://u:pw@h\"", "mongodb", cfg!(feature = "mongodb")),
+            ("redis_url = \"redis://:pw@h\"", "redis", cfg!(feature = "redis")),
         ] {
+            if there {
+                assert!(Settings::from("q.toml", text, &none).unwrap().check_components().is_ok());
+                continue;
+            }
             let failure = Settings::from("q.toml", text, &none).unwrap().check_components().unwrap_err();
             assert!(failure.message.contains(&format!("`--features {feature}`")), "{}", failure.message);
             assert!(!failure.message.contains("pw"), "{}", failure.message);

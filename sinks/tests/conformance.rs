@@ -1,6 +1,7 @@
 //! One suite for every store: the same calls, the same answers.
 //!
-//! Runs against all embedded twins; a real store joins by another line in `stores()`.
+//! Runs against all embedded twins, and against each real store of which a test server is named
+//! (`QUIKFLOW_TEST_MONGODB`, …); the others are skipped, and said to be.
 //! Seeds are printed; `QUIKFLOW_SEED` repeats one.
 
 #![allow(
@@ -19,7 +20,12 @@ use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::sync::Arc;
 use std::time::Duration;
 
-const STORES: [&str; 7] = ["mongodb", "elasticsearch", "clickhouse", "redis", "mysql", "audit", "outbox"];
+const TWINS: [&str; 7] = ["mongodb", "elasticsearch", "clickhouse", "redis", "mysql", "audit", "outbox"];
+
+/// The embedded twins, then the real stores that are there.
+fn stores() -> Vec<String> {
+    TWINS.into_iter().map(str::to_owned).chain(common::real_stores()).collect()
+}
 
 fn seed() -> u64 {
     let seed = std::env::var("QUIKFLOW_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed_2026);
@@ -31,7 +37,10 @@ fn seed() -> u64 {
 #[tokio::test]
 async fn r13_batches_in_any_order_and_number_give_the_same_rows() {
     let seed = seed();
-    for store in STORES.into_iter().filter(|s| *s != "audit") {
+    for store in &stores() {
+        if store == "audit" {
+            continue;
+        }
         for round in 0..3 {
             let plan = Plan::new(store, seed.wrapping_add(round));
             let open = plan.open();
@@ -60,21 +69,23 @@ async fn r13_batches_in_any_order_and_number_give_the_same_rows() {
 /// R7: of a window's rows the final one wins, even over open ones of later records.
 #[tokio::test]
 async fn r7_a_final_row_wins_over_open_ones() {
-    let plan = Plan::new("clickhouse", 1);
-    let open = plan.open();
-    let target = open.store_of(&plan.sink).expect("a store");
-    for (offset, value, last) in [(5, 50, true), (7, 70, false), (3, 30, false)] {
-        target.write(plan.batch(&[common::row(0, offset, "k", 60, value, last)])).await.expect("written");
+    for store in stores().iter().filter(|s| s.ends_with("clickhouse")) {
+        let plan = Plan::new(store, 1);
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        for (offset, value, last) in [(5, 50, true), (7, 70, false), (3, 30, false)] {
+            target.write(plan.batch(&[common::row(0, offset, "k", 60, value, last)])).await.expect("written");
+        }
+        assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 50)]);
+        target.write(plan.batch(&[common::row(0, 9, "k", 60, 90, true)])).await.expect("written");
+        assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 90)]);
     }
-    assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 50)]);
-    target.write(plan.batch(&[common::row(0, 9, "k", 60, 90, true)])).await.expect("written");
-    assert_eq!(rows_of(&open.read_side(), &plan.sink.table), vec![("k".to_owned(), 60_000_000, 90)]);
 }
 
 /// R14: no offset passes a rejected row: it has to be a dead letter first.
 #[tokio::test]
 async fn r14_the_offset_waits_for_rejected_rows() {
-    for store in STORES {
+    for store in &stores() {
         let plan = Plan::new(store, 2);
         let open = plan.open();
         let target = open.store_of(&plan.sink).expect("a store");
@@ -95,7 +106,7 @@ async fn r14_the_offset_waits_for_rejected_rows() {
 /// R13: rows and offsets are of one generation; a cleared sink starts anew.
 #[tokio::test]
 async fn r13_a_cleared_sink_has_neither_rows_nor_offsets() {
-    for store in STORES {
+    for store in &stores() {
         let plan = Plan::new(store, 3);
         let open = plan.open();
         let target = open.store_of(&plan.sink).expect("a store");
@@ -119,7 +130,7 @@ async fn r13_a_cleared_sink_has_neither_rows_nor_offsets() {
 /// R10: time-to-live counts from arrival, not from event time.
 #[tokio::test]
 async fn r10_rows_expire_by_arrival() {
-    for store in STORES {
+    for store in &stores() {
         let plan = Plan::with_ttl(store, Duration::from_secs(100));
         let open = plan.open();
         let target = open.store_of(&plan.sink).expect("a store");
@@ -136,7 +147,7 @@ async fn r10_rows_expire_by_arrival() {
 /// Columns in the order asked for, a range of time, and errors that name what is there.
 #[tokio::test]
 async fn scans_give_what_was_asked_for() {
-    for store in STORES {
+    for store in &stores() {
         let plan = Plan::new(store, 4);
         let open = plan.open();
         let target = open.store_of(&plan.sink).expect("a store");
@@ -168,12 +179,54 @@ async fn scans_give_what_was_asked_for() {
 /// A key that changes, or a column of another type, would mix old rows with new ones (R12).
 #[tokio::test]
 async fn r12_a_table_of_another_form_is_refused() {
-    for store in STORES {
+    for store in &stores() {
         let plan = Plan::new(store, 5);
         drop(plan.open());
         let mut sink = (*plan.sink).clone();
         sink.key = vec!["k".into()];
         let opened = plan.open_as(Arc::new(sink));
         assert!(matches!(opened.err(), Some(StoreError::Refused { message, .. }) if message.contains("key")), "{store}");
+    }
+}
+
+/// Notes of progress are of one sink, and say the generation.
+#[tokio::test]
+async fn r10_progress_is_stored_with_its_generation() {
+    for store in &stores() {
+        let plan = Plan::new(store, 6);
+        let open = plan.open();
+        let target = open.store_of(&plan.sink).expect("a store");
+        let mut batch = plan.batch(&[common::row(2, 7, "a", 60, 1, true)]);
+        batch.generation = 3;
+        batch.next = [(PartitionId(0), Offset(4)), (PartitionId(2), Offset(8))].into();
+        target.write(batch.clone()).await.expect("written");
+        drop((target, open));
+        let open = plan.open();
+        let progress = open.store_of(&plan.sink).expect("a store").progress(&plan.sink.name).await.expect("progress");
+        assert_eq!((progress.positions, progress.generation), (batch.next.clone(), 3), "{store}");
+        let scan = open.read_side().tables.scan(&plan.sink.table, &ScanRequest::default()).expect("a scan");
+        assert_eq!(scan.as_of, batch.next, "{store}");
+    }
+}
+
+/// R13: two writers of one sink (a process that was thought dead) change nothing.
+#[tokio::test]
+async fn r13_two_writers_at_once_give_the_same_rows() {
+    for store in &stores() {
+        if store == "audit" {
+            continue;
+        }
+        let plan = Plan::new(store, 7);
+        let (one, other) = (plan.open(), plan.open());
+        let (first, second) = (one.store_of(&plan.sink).expect("a store"), other.store_of(&plan.sink).expect("a store"));
+        let mut model = Model::default();
+        for (batch, twin) in plan.batches().into_iter().zip(plan.shuffled_batches()) {
+            model.apply(&batch.rows);
+            model.apply(&twin.rows);
+            let (a, b) = tokio::join!(first.write(batch), second.write(twin));
+            a.expect("written");
+            b.expect("written");
+        }
+        assert_eq!(rows_of(&one.read_side(), &plan.sink.table), model.rows(), "{store}");
     }
 }

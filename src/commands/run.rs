@@ -94,6 +94,7 @@ impl Wanted {
             query: address(self.query_addr, "query_addr", "127.0.0.1:8090")?,
             workers,
             auth,
+            stores: settings.store_urls(),
         })
     }
 }

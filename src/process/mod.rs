@@ -23,7 +23,7 @@ use quikflow_gateway::{Auth, may_bind};
 use quikflow_pipelines::engine::{Engine, EngineOptions};
 use quikflow_pipelines::plan::{self, Plan};
 use quikflow_sinks::runner::{RunnerOptions, SinkRunner};
-use quikflow_sinks::stores::EmbeddedStores;
+use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::broker::Broker;
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::clock::{SharedClock, SystemClock};
@@ -56,6 +56,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// What requests have to show.
     pub(crate) auth: Auth,
+    /// The real stores; the others are embedded.
+    pub(crate) stores: StoreUrls,
 }
 
 /// A running process.
@@ -120,7 +122,7 @@ impl Process {
         let broker = EmbeddedBroker::open(EmbeddedOptions::new(&setup.data, clock.clone()))?;
         let followed = followed(&plan);
         broker.ensure_topics(&all_topics(&plan)).map_err(|error| Failure::usage(error.to_string()))?;
-        let stores = EmbeddedStores::open(&setup.data, clock.clone(), &followed).usage("stores")?;
+        let stores = Stores::open_with(&setup.data, clock.clone(), &followed, &setup.stores).usage("stores")?;
         let read = stores.read_side();
         let engine = if has(Part::Pipelines) { Some(start_engine(&plan, &broker, &clock, setup.workers)?) } else { None };
         let sinks = if has(Part::Sinks) {

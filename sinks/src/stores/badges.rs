@@ -9,6 +9,7 @@ use super::layout::Layout;
 use crate::store::{Scan, ScanRequest, StoreError};
 use arrow::array::{ArrayRef, Int64Builder, RecordBatch, RecordBatchOptions, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use quikflow_topics::broker::Positions;
 use rusqlite::OptionalExtension;
 use std::sync::Arc;
 
@@ -83,7 +84,6 @@ pub(crate) fn marks(file: &StoreFile) -> Result<Vec<(String, String)>, StoreErro
 pub(crate) fn scan(file: &StoreFile, layouts: &[Arc<Layout>], request: &ScanRequest) -> Result<Scan, StoreError> {
     let at = fault(file.name);
     let Some(first) = layouts.first() else { return Err(StoreError::BadRequest("no such table".into())) };
-    let bad = |e: arrow::error::ArrowError| StoreError::BadRequest(format!("table `{}`: {e}", first.sink.table));
     let each = layouts
         .iter()
         .map(|layout| Ok(format!("SELECT {} AS u, _k AS k FROM {} WHERE _gone = 0", user_of(layout)?, layout.table())));
@@ -93,14 +93,28 @@ pub(crate) fn scan(file: &StoreFile, layouts: &[Arc<Layout>], request: &ScanRequ
     );
     let reader = file.reader()?;
     let as_of = progress(reader.get()?, file.name, &first.sink.name)?.positions;
-    let (mut users, mut counts) = (StringBuilder::new(), Int64Builder::new());
+    let mut found: Vec<(Option<String>, i64)> = Vec::new();
     {
         let mut statement = reader.get()?.prepare_cached(&sql).map_err(at)?;
         let mut rows = statement.query([]).map_err(at)?;
         while let Some(row) = rows.next().map_err(at)? {
-            users.append_option(row.get::<_, Option<String>>(0).map_err(at)?);
-            counts.append_value(row.get(1).map_err(at)?);
+            found.push((row.get(0).map_err(at)?, row.get(1).map_err(at)?));
         }
+    }
+    table(as_of, found, request)
+}
+
+/// Counts as a scan's answer.
+pub(crate) fn table(
+    as_of: Positions,
+    rows: impl IntoIterator<Item = (Option<String>, i64)>,
+    request: &ScanRequest,
+) -> Result<Scan, StoreError> {
+    let bad = |e: arrow::error::ArrowError| StoreError::BadRequest(e.to_string());
+    let (mut users, mut counts) = (StringBuilder::new(), Int64Builder::new());
+    for (user, unread) in rows {
+        users.append_option(user);
+        counts.append_value(unread);
     }
     let columns: Vec<ArrayRef> = vec![Arc::new(users.finish()), Arc::new(counts.finish())];
     let whole = RecordBatch::try_new(schema(), columns).map_err(bad)?;

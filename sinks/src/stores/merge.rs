@@ -5,6 +5,7 @@
 
 use super::cells::{Cell, time_text};
 use super::layout::Layout;
+use super::remote::Stored;
 use super::rows::{HIDDEN, Input};
 use super::rules::{Rule, SetTo};
 use crate::store::StoreError;
@@ -144,20 +145,33 @@ impl Merged {
 
     /// From the hidden columns and then the visible ones, in the layout's order.
     pub(crate) fn read(row: &rusqlite::Row<'_>, layout: &Layout) -> rusqlite::Result<Merged> {
-        let text = |i: usize| row.get::<_, Option<String>>(i);
-        let damaged = |e: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
-        let versions: BTreeMap<String, i64> =
-            text(5)?.map_or_else(|| Ok(BTreeMap::new()), |t| serde_json::from_str(&t).map_err(damaged))?;
-        let sets: BTreeMap<String, Elements> =
-            text(6)?.map_or_else(|| Ok(BTreeMap::new()), |t| serde_json::from_str(&t).map_err(damaged))?;
-        Ok(Merged {
-            id: Some(row.get(0)?),
+        let stored = Stored {
+            key: row.get(1)?,
             base: row.get(2)?,
-            shown: !row.get::<_, bool>(3)?,
+            gone: row.get(3)?,
             arrival: row.get(4)?,
+            revision: 0,
+            versions: row.get(5)?,
+            sets: row.get(6)?,
+            values: (0..layout.columns.len()).map(|i| row.get(HIDDEN + i)).collect::<rusqlite::Result<_>>()?,
+        };
+        let merged = Merged::of(layout, &stored).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        Ok(Merged { id: Some(row.get(0)?), ..merged })
+    }
+
+    /// From a row as a store holds it.
+    pub(crate) fn of(layout: &Layout, row: &Stored) -> serde_json::Result<Merged> {
+        let versions: BTreeMap<String, i64> =
+            row.versions.as_deref().map_or_else(|| Ok(BTreeMap::new()), serde_json::from_str)?;
+        let sets: BTreeMap<String, Elements> = row.sets.as_deref().map_or_else(|| Ok(BTreeMap::new()), serde_json::from_str)?;
+        Ok(Merged {
+            id: Some(0),
+            base: row.base,
+            shown: !row.gone,
+            arrival: row.arrival,
             versions: versions.into_iter().filter_map(|(name, v)| Some((layout.column(&name)?, v))).collect(),
             sets: sets.into_iter().filter_map(|(name, set)| Some((layout.column(&name)?, set))).collect(),
-            values: (0..layout.columns.len()).map(|i| row.get(HIDDEN + i)).collect::<rusqlite::Result<_>>()?,
+            values: row.values.clone(),
         })
     }
 

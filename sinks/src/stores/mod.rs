@@ -1,4 +1,4 @@
-//! The embedded stores: for each production store a twin in SQLite, one file each.
+//! The stores: for each production store a twin in SQLite, one file each, and the real one by its URL.
 //!
 //! | `store` | file | form |
 //! |---|---|---|
@@ -16,16 +16,29 @@
 //! * [`analytics`]: columnar parts
 //! * [`outbox`], [`badges`]: notifications
 //! * [`file`]: the SQLite file; [`twin`]: a store; [`reads`]: the read sides, by table
+//! * [`remote`]: what real stores have in common; `redis`, `mongodb`, …: each of them, behind the
+//!   feature of its name
 
 mod analytics;
 mod badges;
 mod cells;
+#[cfg(feature = "elasticsearch")]
+mod elasticsearch;
 mod file;
 mod layout;
 mod merge;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 mod outbox;
 mod read;
 mod reads;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg_attr(
+    not(any(feature = "redis", feature = "mongodb", feature = "elasticsearch", feature = "mysql", feature = "clickhouse")),
+    allow(dead_code, reason = "only real stores use all of it")
+)]
+mod remote;
 mod rows;
 mod rules;
 mod search;
@@ -37,6 +50,8 @@ use crate::store::{ReadSide, Store, StoreError, StoreSet};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
 use reads::Reads;
+use remote::Backend;
+use remote::client::{Pool, Remote, Shared};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,28 +60,97 @@ use twin::{Form, Twin, form_of};
 /// The names that `store` may have in a sink.
 pub const STORES: [&str; 7] = ["mongodb", "elasticsearch", "clickhouse", "redis", "mysql", "audit", "outbox"];
 
-/// All embedded stores of a data directory that some sink needs.
-pub struct EmbeddedStores {
+/// Where the real stores are; a store without a URL is embedded. URLs hold passwords: never shown.
+#[derive(Clone, Default)]
+pub struct StoreUrls {
+    /// `mongodb://user:password@host:port/database`.
+    pub mongodb: Option<String>,
+    /// `http(s)://user:password@host:port/prefix`.
+    pub elasticsearch: Option<String>,
+    /// `http(s)://user:password@host:port/database`.
+    pub clickhouse: Option<String>,
+    /// `redis(s)://user:password@host:port/number?prefix=…`.
+    pub redis: Option<String>,
+    /// `mysql://user:password@host:port/database`.
+    pub mysql: Option<String>,
+    /// The same, of a replica that answers reads.
+    pub mysql_replica: Option<String>,
+}
+
+impl StoreUrls {
+    fn of(&self, store: &str) -> Option<&str> {
+        match store {
+            "mongodb" => self.mongodb.as_deref(),
+            "elasticsearch" => self.elasticsearch.as_deref(),
+            "clickhouse" => self.clickhouse.as_deref(),
+            "redis" => self.redis.as_deref(),
+            "mysql" => self.mysql.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreUrls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(STORES.iter().filter(|store| self.of(store).is_some())).finish()
+    }
+}
+
+/// All stores that some sink needs: embedded ones in a data directory, and real ones by their URLs.
+pub struct Stores {
     twins: BTreeMap<&'static str, Twin>,
+    reals: BTreeMap<String, Arc<Remote>>,
     reads: Arc<Reads>,
 }
 
-impl EmbeddedStores {
-    /// Opens the stores under `dir` (`dir/stores/<name>.sqlite`, `dir/outbox/`) and creates what the
-    /// sinks lack. Blocking.
+/// The stores of a process without any real one.
+pub type EmbeddedStores = Stores;
+
+impl Stores {
+    /// Opens the embedded stores under `dir` (`dir/stores/<name>.sqlite`, `dir/outbox/`) and creates
+    /// what the sinks lack. Blocking.
     ///
     /// # Errors
     /// An unknown store name, two sinks with one table, options that make no sense, a stored table
     /// of another form, storage errors.
-    pub fn open(
+    pub fn open(dir: &Path, clock: SharedClock, sinks: &[(Arc<SinkSpec>, Arc<TopicSpec>)]) -> Result<Stores, StoreError> {
+        Stores::open_with(dir, clock, sinks, &StoreUrls::default())
+    }
+
+    /// The same, with real stores where `urls` names them. One that does not answer yet is asked
+    /// again with the first call; its sinks wait.
+    ///
+    /// # Errors
+    /// Besides those of [`Stores::open`]: what a real store refuses, and one that is not compiled in.
+    pub fn open_with(
         dir: &Path,
         _clock: SharedClock,
         sinks: &[(Arc<SinkSpec>, Arc<TopicSpec>)],
-    ) -> Result<EmbeddedStores, StoreError> {
+        urls: &StoreUrls,
+    ) -> Result<Stores, StoreError> {
         let mut twins: BTreeMap<&'static str, Twin> = BTreeMap::new();
+        let mut reals: BTreeMap<String, Arc<Remote>> = BTreeMap::new();
+        let mut pool: Option<Arc<Pool>> = None;
         let mut reads = Reads::default();
         for (sink, topic) in sinks {
             let (name, form) = known(sink)?;
+            if urls.of(&sink.store).is_some() {
+                let pool = match &pool {
+                    Some(pool) => pool.clone(),
+                    None => pool.insert(Pool::start()?).clone(),
+                };
+                let store = match reals.get(&sink.store) {
+                    Some(store) => store.clone(),
+                    None => {
+                        let store = Remote::new(backend(&sink.store, urls)?, pool);
+                        reals.insert(sink.store.clone(), store.clone());
+                        store
+                    }
+                };
+                store.add(sink, topic)?;
+                reads.add_real(&store, form, sink)?;
+                continue;
+            }
             let twin = match twins.get(name) {
                 Some(twin) => twin.clone(),
                 None => {
@@ -78,8 +162,7 @@ impl EmbeddedStores {
             twin.add(sink, topic)?;
             reads.add(&twin, sink)?;
         }
-        reads.bring_marks()?;
-        Ok(EmbeddedStores { twins, reads: Arc::new(reads) })
+        Ok(Stores { twins, reals, reads: Arc::new(reads) })
     }
 
     /// The read sides of all stores.
@@ -93,6 +176,26 @@ impl EmbeddedStores {
     }
 }
 
+/// The client of a real store.
+fn backend(store: &str, urls: &StoreUrls) -> Result<Arc<dyn Backend>, StoreError> {
+    let url = urls.of(store).unwrap_or_default();
+    match (store, url) {
+        #[cfg(feature = "redis")]
+        ("redis", url) => Ok(Arc::new(redis::Redis::new(url)?)),
+        #[cfg(feature = "mongodb")]
+        ("mongodb", url) => Ok(Arc::new(mongodb::Mongo::new(url)?)),
+        #[cfg(feature = "elasticsearch")]
+        ("elasticsearch", url) => Ok(Arc::new(elasticsearch::Elastic::new(url)?)),
+        (other, _) => Err(StoreError::Refused {
+            store: "stores",
+            message: format!(
+                "{} names a store whose client is not compiled in: build with `--features {other}`, or unset it",
+                remote::setting(other)
+            ),
+        }),
+    }
+}
+
 fn known(sink: &SinkSpec) -> Result<(&'static str, Form), StoreError> {
     form_of(&sink.store).ok_or_else(|| {
         let message = format!("sink `{}` names the store `{}`; available: {}", sink.name, sink.store, STORES.join(", "));
@@ -100,14 +203,18 @@ fn known(sink: &SinkSpec) -> Result<(&'static str, Form), StoreError> {
     })
 }
 
-impl StoreSet for EmbeddedStores {
+impl StoreSet for Stores {
     fn store_of(&self, sink: &SinkSpec) -> Result<Arc<dyn Store>, StoreError> {
         let (name, _) = known(sink)?;
+        if let Some(store) = self.reals.get(&sink.store) {
+            return Ok(Arc::new(Shared(store.clone())));
+        }
         let missing = || StoreError::BadRequest(format!("sink `{}` was not among those the stores were opened with", sink.name));
         Ok(Arc::new(self.twins.get(name).ok_or_else(missing)?.clone()))
     }
 
     fn all(&self) -> Vec<Arc<dyn Store>> {
-        self.twins.values().map(|twin| Arc::new(twin.clone()) as Arc<dyn Store>).collect()
+        let twins = self.twins.values().map(|twin| Arc::new(twin.clone()) as Arc<dyn Store>);
+        twins.chain(self.reals.values().map(|store| Arc::new(Shared(store.clone())) as Arc<dyn Store>)).collect()
     }
 }

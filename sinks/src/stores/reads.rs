@@ -1,10 +1,12 @@
 //! The read sides of all stores, found by the table's name.
 //!
 //! Several sinks may share a table (two topics of notifications, four of alerts): each keeps its own
-//! rows and offsets, and readers see them together.
+//! rows and offsets, and readers see them together. A table is in an embedded store or in a real one.
 
 use super::layout::Layout;
 use super::read::{cursor_place, cursor_text};
+use super::remote::client::Remote;
+use super::remote::read as remote;
 use super::twin::{Form, Inner, Twin, blocking};
 use super::{analytics, badges, read, search, union};
 use crate::store::{Documents, NotificationInbox, Page, Scan, ScanRequest, Search, StoreError, TableInfo, Tables};
@@ -12,21 +14,96 @@ use quikflow_topics::catalogue::SinkSpec;
 use quikflow_topics::ids::EventTime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where a table is.
+#[derive(Clone)]
+enum Side {
+    Twin(Arc<Inner>),
+    Real(Arc<Remote>),
+}
+
+impl Side {
+    fn layout(&self, sink: &str) -> Result<Arc<Layout>, StoreError> {
+        match self {
+            Side::Twin(inner) => inner.layout(sink),
+            Side::Real(remote) => remote.layout(sink),
+        }
+    }
+
+    fn same(&self, other: &Side) -> bool {
+        match (self, other) {
+            (Side::Twin(one), Side::Twin(other)) => Arc::ptr_eq(one, other),
+            (Side::Real(one), Side::Real(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
 
 /// A table: its store and the sinks that write it.
 #[derive(Clone)]
 struct Table {
-    store: Arc<Inner>,
+    side: Side,
     sinks: Vec<String>,
 }
 
 impl Table {
     fn layouts(&self) -> Result<Vec<Arc<Layout>>, StoreError> {
-        self.sinks.iter().map(|sink| self.store.layout(sink)).collect()
+        self.sinks.iter().map(|sink| self.side.layout(sink)).collect()
     }
 
     fn first(&self) -> Result<Arc<Layout>, StoreError> {
         self.layouts()?.into_iter().next().ok_or_else(|| StoreError::BadRequest("a table without a sink".into()))
+    }
+
+    async fn unread(&self, user: &str) -> Result<u64, StoreError> {
+        let (layouts, user) = (self.layouts()?, user.to_owned());
+        match self.side.clone() {
+            Side::Twin(inner) => {
+                blocking(inner.file.name, move || layouts.iter().map(|l| badges::unread(&inner.file, l, &user)).sum()).await
+            }
+            Side::Real(remote) => {
+                let this = remote.clone();
+                remote
+                    .on(async move {
+                        let mut sum = 0;
+                        for layout in layouts {
+                            this.ready(&layout).await?;
+                            sum += this.backend.unread(&layout, &user).await?;
+                        }
+                        Ok(sum)
+                    })
+                    .await
+            }
+        }
+    }
+
+    /// Marks rows as read, whether or not they are here yet.
+    async fn mark(&self, marks: Vec<(String, String)>) -> Result<(), StoreError> {
+        let layouts = self.layouts()?;
+        match self.side.clone() {
+            Side::Twin(inner) => {
+                blocking(inner.file.name, move || {
+                    let writer = inner.file.writer();
+                    marks.iter().try_for_each(|(user, key)| badges::mark_key(&writer, inner.file.name, user, key))
+                })
+                .await
+            }
+            Side::Real(remote) => {
+                let this = remote.clone();
+                remote
+                    .on(async move {
+                        for layout in &layouts {
+                            this.ready(layout).await?;
+                        }
+                        for (user, key) in &marks {
+                            this.backend.mark(&layouts, user, key).await?;
+                        }
+                        Ok(())
+                    })
+                    .await
+            }
+        }
     }
 }
 
@@ -37,26 +114,36 @@ pub(crate) struct Reads {
     search: Option<String>,
     inbox: Option<String>,
     counts: Option<String>,
+    /// Whether marks set in the inbox are known to be among the counts.
+    brought: AtomicBool,
 }
 
 impl Reads {
-    /// Adds a sink's table.
+    /// Adds a sink's table in an embedded store.
     pub(crate) fn add(&mut self, twin: &Twin, sink: &SinkSpec) -> Result<(), StoreError> {
-        let layout = twin.0.layout(&sink.name)?;
-        match twin.0.form {
+        self.add_to(Side::Twin(twin.0.clone()), twin.0.form, sink)
+    }
+
+    /// Adds a sink's table in a real store.
+    pub(crate) fn add_real(&mut self, store: &Arc<Remote>, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
+        self.add_to(Side::Real(store.clone()), form, sink)
+    }
+
+    fn add_to(&mut self, side: Side, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
+        let layout = side.layout(&sink.name)?;
+        match form {
             Form::Search if self.search.is_none() => self.search = Some(sink.table.clone()),
             Form::Outbox if self.inbox.is_none() || sink.table == "notifications" => self.inbox = Some(sink.table.clone()),
             Form::Rows if layout.counts && self.counts.is_none() => self.counts = Some(sink.table.clone()),
             _ => {}
         }
         let Some(table) = self.tables.get_mut(&sink.table) else {
-            let table = Table { store: twin.0.clone(), sinks: vec![sink.name.clone()] };
-            self.tables.insert(sink.table.clone(), table);
+            self.tables.insert(sink.table.clone(), Table { side, sinks: vec![sink.name.clone()] });
             return Ok(());
         };
         let first = table.first()?;
-        let fits = Arc::ptr_eq(&table.store, &twin.0) && first.counts == layout.counts && union::fits(&first, &layout);
-        if !fits || twin.0.form == Form::Search {
+        let fits = table.side.same(&side) && first.counts == layout.counts && union::fits(&first, &layout);
+        if !fits || form == Form::Search {
             let message = format!("sinks `{}` and `{}` cannot share the table `{}`", first.sink.name, sink.name, sink.table);
             return Err(StoreError::BadRequest(format!("{message}: store, mode or a column's type differ")));
         }
@@ -64,15 +151,19 @@ impl Reads {
         Ok(())
     }
 
-    /// Marks set in the inbox but not among the counts, when the process ended between the two.
-    pub(crate) fn bring_marks(&self) -> Result<(), StoreError> {
+    /// Marks set in the inbox but not among the counts, when the process ended between the two:
+    /// brought over before the first count is asked for.
+    async fn bring_marks(&self) -> Result<(), StoreError> {
         let (Some(inbox), Some(counts)) = (&self.inbox, &self.counts) else { return Ok(()) };
-        let (inbox, counts) = (self.table(inbox)?, self.table(counts)?);
-        let marks = badges::marks(&inbox.store.file)?;
-        let writer = counts.store.file.writer();
-        for (user, key) in marks {
-            badges::mark_key(&writer, counts.store.file.name, &user, &key)?;
+        if self.brought.load(Ordering::SeqCst) {
+            return Ok(());
         }
+        let (inbox, counts) = (self.table(inbox)?, self.table(counts)?);
+        if let Side::Twin(inner) = inbox.side {
+            let marks = blocking(inner.file.name, move || badges::marks(&inner.file)).await?;
+            counts.mark(marks).await?;
+        }
+        self.brought.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -86,16 +177,22 @@ impl Reads {
     /// A table whose rows can be read one by one.
     fn documents(&self, name: &str) -> Result<Table, StoreError> {
         let table = self.table(name)?;
-        if table.store.form == Form::Analytics || table.first()?.counts {
+        let first = table.first()?;
+        if first.sink.store == "clickhouse" || first.counts {
             return Err(StoreError::BadRequest(format!("table `{name}` is a view: scan it")));
         }
         Ok(table)
     }
 
-    fn of_inbox(&self) -> Result<Table, StoreError> {
-        match &self.inbox {
-            Some(name) => self.table(name),
-            None => Err(StoreError::BadRequest("no sink has the store `outbox`, so there are no notifications".into())),
+    /// The inbox, which delivers from this machine and so is always embedded.
+    fn of_inbox(&self) -> Result<(Arc<Inner>, Table), StoreError> {
+        let table = match &self.inbox {
+            Some(name) => self.table(name)?,
+            None => return Err(StoreError::BadRequest("no sink has the store `outbox`, so there are no notifications".into())),
+        };
+        match &table.side {
+            Side::Twin(inner) => Ok((inner.clone(), table)),
+            Side::Real(_) => Err(StoreError::BadRequest("the inbox is not in an embedded store".into())),
         }
     }
 }
@@ -125,13 +222,16 @@ impl Tables for Reads {
     fn scan(&self, table: &str, request: &ScanRequest) -> Result<Scan, StoreError> {
         let table = self.table(table)?;
         let layouts = table.layouts()?;
-        let file = &table.store.file;
         if layouts.iter().any(|l| l.counts) {
-            return badges::scan(file, &layouts, request);
+            return match &table.side {
+                Side::Twin(inner) => badges::scan(&inner.file, &layouts, request),
+                Side::Real(store) => remote::counts(store, layouts, request),
+            };
         }
-        let one = |layout: &Arc<Layout>, request: &ScanRequest| match table.store.form {
-            Form::Analytics => analytics::scan(file, layout, request),
-            _ => read::scan(file, layout, request),
+        let one = |layout: &Arc<Layout>, request: &ScanRequest| match &table.side {
+            Side::Twin(inner) if inner.form == Form::Analytics => analytics::scan(&inner.file, layout, request),
+            Side::Twin(inner) => read::scan(&inner.file, layout, request),
+            Side::Real(store) => remote::scan(store, layout, request),
         };
         match layouts.as_slice() {
             [layout] => one(layout, request),
@@ -144,9 +244,14 @@ impl Tables for Reads {
 impl Documents for Reads {
     async fn get(&self, table: &str, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
         let (table, id) = (self.documents(table)?, id.to_owned());
-        blocking(table.store.file.name, move || {
-            for layout in table.layouts()? {
-                if let Some(found) = read::get(&table.store.file, &layout, &id)? {
+        let layouts = table.layouts()?;
+        let inner = match table.side {
+            Side::Twin(inner) => inner,
+            Side::Real(store) => return remote::get(&store, layouts, id).await,
+        };
+        blocking(inner.file.name, move || {
+            for layout in layouts {
+                if let Some(found) = read::get(&inner.file, &layout, &id)? {
                     return Ok(Some(found));
                 }
             }
@@ -165,12 +270,20 @@ impl Documents for Reads {
         limit: usize,
     ) -> Result<Page, StoreError> {
         let (table, equals) = (self.documents(table)?, equals.to_vec());
+        let layouts = table.layouts()?;
+        let inner = match table.side {
+            Side::Twin(inner) => inner,
+            Side::Real(store) => {
+                let asked = remote::Asked { equals, range: (from, to), cursor: cursor.map(str::to_owned), limit };
+                return remote::list(&store, layouts, asked).await;
+            }
+        };
         let after = cursor.map(cursor_place).transpose()?;
-        blocking(table.store.file.name, move || {
+        blocking(inner.file.name, move || {
             let limit = limit.clamp(1, 10_000);
             let mut found = Vec::new();
-            for (rank, layout) in table.layouts()?.iter().enumerate() {
-                found.extend(read::list(&table.store.file, layout, rank, &equals, (from, to), after, limit + 1)?);
+            for (rank, layout) in layouts.iter().enumerate() {
+                found.extend(read::list(&inner.file, layout, rank, &equals, (from, to), after, limit + 1)?);
             }
             found.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
             let more = found.len() > limit;
@@ -194,41 +307,53 @@ impl Search for Reads {
         let missing = || StoreError::BadRequest("no sink has the store `elasticsearch`, so there is nothing to search".into());
         let table = self.table(self.search.as_ref().ok_or_else(missing)?)?;
         let (query, filter, cursor) = (query.to_owned(), filter.to_vec(), cursor.map(str::to_owned));
-        blocking(table.store.file.name, move || {
-            search::find(&table.store.file, &*table.first()?, &query, &filter, cursor.as_deref(), limit)
-        })
-        .await
+        let layout = table.first()?;
+        match table.side {
+            Side::Twin(inner) => {
+                blocking(inner.file.name, move || search::find(&inner.file, &layout, &query, &filter, cursor.as_deref(), limit))
+                    .await
+            }
+            Side::Real(store) => {
+                let this = store.clone();
+                store
+                    .on(async move {
+                        this.ready(&layout).await?;
+                        this.backend.search(&layout, &query, &filter, cursor.as_deref(), limit).await
+                    })
+                    .await
+            }
+        }
     }
 }
 
 #[async_trait::async_trait]
 impl NotificationInbox for Reads {
     async fn badge(&self, user: &str) -> Result<u64, StoreError> {
+        self.bring_marks().await?;
         let table = match &self.counts {
             Some(counts) => self.table(counts)?,
-            None => self.of_inbox()?,
+            None => self.of_inbox()?.1,
         };
-        let user = user.to_owned();
-        blocking(table.store.file.name, move || {
-            table.layouts()?.iter().map(|layout| badges::unread(&table.store.file, layout, &user)).sum()
-        })
-        .await
+        table.unread(user).await
     }
 
     async fn mark_read(&self, user: &str, id: &str) -> Result<bool, StoreError> {
-        let inbox = self.of_inbox()?;
-        let counts = self.counts.as_ref().map(|name| self.table(name)).transpose()?;
-        let (user, id) = (user.to_owned(), id.to_owned());
-        blocking(inbox.store.file.name, move || {
-            for layout in inbox.layouts()? {
-                let Some(key) = badges::mark(&inbox.store.file, &layout, &user, &id)? else { continue };
-                if let Some(counts) = counts {
-                    badges::mark_key(&counts.store.file.writer(), counts.store.file.name, &user, &key)?;
+        let (inner, inbox) = self.of_inbox()?;
+        let layouts = inbox.layouts()?;
+        let (of, wanted) = (user.to_owned(), id.to_owned());
+        let marked = blocking(inner.file.name, move || {
+            for layout in layouts {
+                if let Some(key) = badges::mark(&inner.file, &layout, &of, &wanted)? {
+                    return Ok(Some(key));
                 }
-                return Ok(true);
             }
-            Ok(false)
+            Ok(None)
         })
-        .await
+        .await?;
+        let Some(key) = marked else { return Ok(false) };
+        if let Some(counts) = &self.counts {
+            self.table(counts)?.mark(vec![(user.to_owned(), key)]).await?;
+        }
+        Ok(true)
     }
 }

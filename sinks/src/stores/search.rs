@@ -21,7 +21,7 @@ fn index_of(layout: &Layout) -> String {
 }
 
 /// The column that is indexed: the option `text`, else `content`.
-fn text_column(layout: &Layout) -> Result<usize, StoreError> {
+pub(crate) fn text_column(layout: &Layout) -> Result<usize, StoreError> {
     let name = option_text(&layout.sink, "text").map_err(StoreError::BadRequest)?.unwrap_or_else(|| "content".into());
     layout.column(&name).ok_or_else(|| {
         StoreError::BadRequest(format!("sink `{}`: no column `{name}` to index; name one in the option `text`", layout.sink.name))
@@ -182,7 +182,7 @@ pub(crate) fn find(
 }
 
 /// A fragment of each text with its matches marked: FTS5's own answer, from a small index in memory.
-fn fragments(texts: &[String], query: &Query) -> rusqlite::Result<Vec<Option<String>>> {
+pub(crate) fn fragments(texts: &[String], query: &Query) -> rusqlite::Result<Vec<Option<String>>> {
     let memory = Connection::open_in_memory()?;
     memory.execute_batch(&format!("CREATE VIRTUAL TABLE h USING fts5(body, {TOKENIZE})"))?;
     let mut insert = memory.prepare("INSERT INTO h(rowid, body) VALUES(?1, ?2)")?;
@@ -199,4 +199,31 @@ fn fragments(texts: &[String], query: &Query) -> rusqlite::Result<Vec<Option<Str
         }
     }
     Ok(fragments)
+}
+
+/// The words of each text as the index knows them: lower case, without diacritics, one space between.
+#[cfg_attr(not(feature = "elasticsearch"), allow(dead_code, reason = "only Elasticsearch is given words"))]
+pub(crate) fn words(texts: &[String]) -> rusqlite::Result<Vec<String>> {
+    let memory = Connection::open_in_memory()?;
+    memory.execute_batch(&format!(
+        "CREATE VIRTUAL TABLE h USING fts5(body, content='', {TOKENIZE});
+         CREATE VIRTUAL TABLE terms USING fts5vocab(h, instance); BEGIN"
+    ))?;
+    let mut insert = memory.prepare("INSERT INTO h(rowid, body) VALUES(?1, ?2)")?;
+    for (i, text) in texts.iter().enumerate() {
+        insert.execute(rusqlite::params![i64::try_from(i).unwrap_or(i64::MAX), plain(text)])?;
+    }
+    let mut words = vec![String::new(); texts.len()];
+    let mut select = memory.prepare("SELECT doc, term FROM terms ORDER BY doc, \"offset\"")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let at = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
+        if let Some(text) = words.get_mut(at) {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(row.get_ref(1)?.as_str()?);
+        }
+    }
+    Ok(words)
 }

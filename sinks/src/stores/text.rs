@@ -127,7 +127,10 @@ fn entity(text: &str) -> (usize, Option<Option<char>>) {
 }
 
 /// What a reader looks for.
-pub(crate) struct Query(String);
+pub(crate) struct Query {
+    fts: String,
+    phrases: Vec<String>,
+}
 
 impl Query {
     /// Words and "quoted phrases"; all must be there. None: there is no word in it.
@@ -140,18 +143,24 @@ impl Query {
                 phrases.extend(part.split_whitespace().map(str::to_owned));
             }
         }
-        let quoted: Vec<String> = phrases
+        let phrases: Vec<String> = phrases
             .iter()
             .map(|phrase| plain(phrase).replace(['"', '\0'], " "))
             .filter(|phrase| phrase.chars().any(char::is_alphanumeric))
-            .map(|phrase| format!("\"{phrase}\""))
             .collect();
-        (!quoted.is_empty()).then(|| Query(quoted.join(" AND ")))
+        let quoted: Vec<String> = phrases.iter().map(|phrase| format!("\"{phrase}\"")).collect();
+        (!quoted.is_empty()).then(|| Query { fts: quoted.join(" AND "), phrases })
+    }
+
+    /// The phrases, each without quotes.
+    #[cfg_attr(not(feature = "elasticsearch"), allow(dead_code, reason = "only Elasticsearch takes them one by one"))]
+    pub(crate) fn phrases(&self) -> &[String] {
+        &self.phrases
     }
 
     /// In FTS5's syntax: quoted strings and AND only.
     pub(crate) fn fts(&self) -> &str {
-        &self.0
+        &self.fts
     }
 }
 

@@ -110,7 +110,7 @@ impl Twin {
 }
 
 /// A changed key, or a column with another type, would mix old rows with new ones (R12).
-fn compatible(store: &'static str, sink: &SinkSpec, stored: &str, now: &str) -> Result<(), StoreError> {
+pub(crate) fn compatible(store: &'static str, sink: &SinkSpec, stored: &str, now: &str) -> Result<(), StoreError> {
     let (old_key, old_columns) = stored.split_once('|').unwrap_or((stored, ""));
     let (key, columns) = now.split_once('|').unwrap_or((now, ""));
     let new: BTreeMap<&str, &str> = columns.split(',').filter_map(|c| c.rsplit_once(':')).collect();

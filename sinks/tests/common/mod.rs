@@ -6,13 +6,63 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
 use quikflow_sinks::store::{ReadSide, ScanRequest, StoreError, WriteBatch};
-use quikflow_sinks::stores::EmbeddedStores;
+use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
 use quikflow_topics::clock::ManualClock;
 use quikflow_topics::ids::EventTime;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Real stores, with the variable that names a test server of each, and whether its client is compiled in.
+const REAL: [(&str, &str, bool); 5] = [
+    ("mongodb", "QUIKFLOW_TEST_MONGODB", cfg!(feature = "mongodb")),
+    ("elasticsearch", "QUIKFLOW_TEST_ELASTICSEARCH", cfg!(feature = "elasticsearch")),
+    ("clickhouse", "QUIKFLOW_TEST_CLICKHOUSE", cfg!(feature = "clickhouse")),
+    ("redis", "QUIKFLOW_TEST_REDIS", cfg!(feature = "redis")),
+    ("mysql", "QUIKFLOW_TEST_MYSQL", cfg!(feature = "mysql")),
+];
+
+/// The real stores that can be tested here; says which are skipped. Each as `real:<name>`.
+pub(crate) fn real_stores() -> Vec<String> {
+    let mut there = Vec::new();
+    for (store, variable, compiled) in REAL {
+        if !compiled {
+            println!("skipped: {store}: built without the feature `{store}`");
+        } else if std::env::var(variable).is_err() {
+            println!("skipped: {store}: {variable} names no server");
+        } else {
+            there.push(format!("real:{store}"));
+        }
+    }
+    there
+}
+
+/// URLs of real stores, each with a namespace of its own that `dir`'s name gives.
+pub(crate) fn urls_for(dir: &std::path::Path, stores: &[String]) -> StoreUrls {
+    let name = dir.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let space = format!("quikflow_test_{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
+    let mut urls = StoreUrls::default();
+    for (store, variable, _) in REAL.into_iter().filter(|(store, ..)| stores.contains(&format!("real:{store}"))) {
+        let url = std::env::var(variable).expect("a server's URL");
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let host = rest.split('/').next().unwrap_or_default();
+        let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+        let spaced = match store {
+            "redis" => format!("{scheme}://{host}/0?prefix={space}"),
+            _ => format!("{scheme}://{host}/{space}{query}"),
+        };
+        match store {
+            "mongodb" => urls.mongodb = Some(spaced),
+            "elasticsearch" => urls.elasticsearch = Some(spaced),
+            "clickhouse" => urls.clickhouse = Some(spaced),
+            "redis" => urls.redis = Some(spaced),
+            _ => urls.mysql = Some(spaced),
+        }
+    }
+    urls
+}
 
 /// One record: key, window, value.
 #[derive(Clone, Debug)]
@@ -45,6 +95,7 @@ pub(crate) struct Plan {
     pub(crate) sink: Arc<SinkSpec>,
     pub(crate) topic: Arc<TopicSpec>,
     dir: tempfile::TempDir,
+    urls: StoreUrls,
     rows: Vec<Row>,
     seed: u64,
 }
@@ -85,7 +136,7 @@ impl Plan {
         ]
         .map(|(name, ty)| FieldSpec::new(name, ty))
         .into();
-        let mut sink = sink("s", "rows", store, "t", &["k", "window_start"]);
+        let mut sink = sink("s", "rows", store.trim_start_matches("real:"), "t", &["k", "window_start"]);
         sink.ttl = ttl;
         let mut dice = Dice(seed);
         // A key is always in the same partition; a window's rows are open until one is final.
@@ -107,15 +158,17 @@ impl Plan {
                 Some(row(partition, offset, &format!("key{key}"), window, i, last))
             })
             .collect();
-        Plan { sink: Arc::new(sink), topic: Arc::new(topic), dir: tempfile::tempdir().expect("a folder"), rows, seed }
+        let dir = tempfile::tempdir().expect("a folder");
+        let urls = urls_for(dir.path(), &[store.to_owned()]);
+        Plan { sink: Arc::new(sink), topic: Arc::new(topic), dir, urls, rows, seed }
     }
 
-    pub(crate) fn open(&self) -> EmbeddedStores {
+    pub(crate) fn open(&self) -> Stores {
         self.open_as(self.sink.clone()).expect("the stores")
     }
 
-    pub(crate) fn open_as(&self, sink: Arc<SinkSpec>) -> Result<EmbeddedStores, StoreError> {
-        EmbeddedStores::open(self.dir.path(), ManualClock::at(EventTime(0)), &[(sink, self.topic.clone())])
+    pub(crate) fn open_as(&self, sink: Arc<SinkSpec>) -> Result<Stores, StoreError> {
+        Stores::open_with(self.dir.path(), ManualClock::at(EventTime(0)), &[(sink, self.topic.clone())], &self.urls)
     }
 
     pub(crate) fn batch(&self, rows: &[Row]) -> WriteBatch {

@@ -1,0 +1,491 @@
+//! Elasticsearch: an index a sink behind an alias of its name, a document a row.
+//!
+//! The guard of a write is an external version: the record's version, or the revision of a merged
+//! row. A 409 is "older" (or "read again"); a 429 inside a 200 is "busy". Words are those of the
+//! embedded index (its tokenizer cuts them), so that both find the same; marks are made as there.
+//! A write refreshes the index before it returns, so that stored offsets are of visible rows.
+
+use super::layout::Layout;
+use super::remote::read::{ByPage, document, select};
+use super::remote::write::{from_object, shares, to_object};
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::search::{fragments, text_column, words};
+use super::text::{Query, plain};
+use crate::store::{Page, ScanRequest, StoreError};
+use elasticsearch::auth::Credentials;
+use elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
+use elasticsearch::http::{Method, Url};
+use quikflow_topics::catalogue::FieldType;
+use quikflow_topics::ids::EventTime;
+use rusqlite::types::Value;
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::time::Duration;
+
+const NAME: &str = "elasticsearch";
+/// Rows and bytes of one request.
+const AT_ONCE: (usize, usize) = (2_000, 8 << 20);
+/// Longer texts are not indexed as a whole: the index takes 32,766 bytes.
+const LONGEST: usize = 8_191;
+
+/// An Elasticsearch cluster.
+pub(crate) struct Elastic {
+    transport: Transport,
+    prefix: String,
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let hex = (byte == b'%').then(|| (rest.next(), rest.next()));
+        let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+        match hex.map(|(high, low)| (digit(high), digit(low))) {
+            Some((Some(high), Some(low))) => bytes.push((high * 16 + low) as u8),
+            _ => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A name as an index may have it.
+fn plain_name(name: &str) -> String {
+    let plain: String = name.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' }).collect();
+    if plain.trim_matches('_') == name.replace('-', "_").trim_matches('_') && !plain.starts_with('_') {
+        return plain;
+    }
+    let digest = hex::encode(&Sha256::digest(name.as_bytes())[..6]);
+    format!("x{plain}_{digest}")
+}
+
+/// A document's id: the key, or its digest where it is too long.
+fn id_of(key: &str) -> String {
+    if key.len() <= 512 && !key.is_empty() { key.to_owned() } else { format!("sha256:{}", hex::encode(Sha256::digest(key.as_bytes()))) }
+}
+
+fn reason(answer: &Json) -> String {
+    let error = &answer["error"];
+    let text = error["reason"].as_str().or_else(|| error.as_str()).unwrap_or("no reason given");
+    text.chars().take(300).collect()
+}
+
+fn whole_object(layout: &Layout, row: &Stored) -> Json {
+    let mut fields = to_object(layout, &row.values);
+    for (column, value) in layout.columns.iter().zip(&row.values) {
+        let json = match (column.ty, value) {
+            (FieldType::Bool, Value::Integer(i)) => Json::Bool(*i != 0),
+            (FieldType::StringList, Value::Text(t)) => serde_json::from_str(t).unwrap_or(Json::Null),
+            _ => continue,
+        };
+        fields.insert(column.name.clone(), json);
+    }
+    Json::Object(fields)
+}
+
+fn stored(layout: &Layout, source: &Json) -> Stored {
+    let mut fields = source["doc"].as_object().cloned().unwrap_or_default();
+    for column in &layout.columns {
+        let Some(json) = fields.get_mut(&column.name) else { continue };
+        match json {
+            Json::Bool(b) => *json = i64::from(*b).into(),
+            Json::Array(_) => *json = Json::String(json.to_string()),
+            _ => {}
+        }
+    }
+    let text = |name: &str| source[name].as_str().map(str::to_owned);
+    Stored {
+        key: text("k").unwrap_or_default(),
+        base: source["v"].as_i64().unwrap_or(-1),
+        gone: source["gone"].as_bool().unwrap_or(true),
+        arrival: source["arr"].as_i64().unwrap_or(0),
+        revision: source["rev"].as_i64().unwrap_or(0),
+        versions: text("vs"),
+        sets: text("sets"),
+        values: from_object(layout, &fields),
+    }
+}
+
+impl Elastic {
+    /// The cluster at `url`; nothing is asked of it yet.
+    pub(crate) fn new(url: &str) -> Result<Elastic, StoreError> {
+        let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/prefix");
+        let mut url = Url::parse(url).map_err(|_| bad())?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(bad());
+        }
+        let (user, password) = (decoded(url.username()), url.password().map(decoded));
+        let prefix = plain_name(match url.path().trim_matches('/') {
+            "" => "quikflow",
+            path => path,
+        });
+        url.set_path("/");
+        url.set_query(None);
+        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| bad())?;
+        let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url)).timeout(Duration::from_secs(60)).disable_proxy();
+        if let Some(password) = password {
+            builder = builder.auth(Credentials::Basic(user, password));
+        }
+        Ok(Elastic { transport: builder.build().map_err(|_| bad())?, prefix })
+    }
+
+    /// The alias of a sink.
+    fn alias(&self, layout: &Layout) -> String {
+        format!("{}-{}", self.prefix, plain_name(&layout.sink.name))
+    }
+
+    fn notes(&self) -> String {
+        format!("{}-notes.quikflow", self.prefix)
+    }
+
+    /// Status and answer; what concerns the whole store is an error.
+    async fn call(&self, method: Method, path: &str, body: Option<String>, lines: bool) -> Result<(u16, Json), StoreError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(if lines { "application/x-ndjson" } else { "application/json" }));
+        let sent = self.transport.send(method, path, headers, None::<&()>, body, None).await;
+        let response = sent.map_err(|e| {
+            if e.is_timeout() { unavailable(NAME, "the server took too long") } else { unavailable(NAME, "the server cannot be reached") }
+        })?;
+        let status = response.status_code().as_u16();
+        let hint = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let text = response.text().await.map_err(|_| unavailable(NAME, "the answer broke off"))?;
+        let answer: Json = serde_json::from_str(&text).unwrap_or(Json::Null);
+        match status {
+            401 => Err(refused(NAME, "wrong user or password")),
+            403 => Err(refused(NAME, format!("the user may not do this, or the index is read-only: {}", reason(&answer)))),
+            413 => Err(StoreError::BadRequest("the request is longer than Elasticsearch takes (http.max_content_length)".into())),
+            429 | 500.. => {
+                let message = format!("status {status}: {}", reason(&answer));
+                Err(StoreError::Unavailable { store: NAME, message, retry_after: hint })
+            }
+            _ => Ok((status, answer)),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: &Json) -> Result<(u16, Json), StoreError> {
+        let body = if body.is_null() { None } else { Some(body.to_string()) };
+        self.call(method, path, body, false).await
+    }
+
+    fn good(&self, (status, answer): (u16, Json)) -> Result<Json, StoreError> {
+        match status {
+            200..=299 => Ok(answer),
+            404 => Err(unavailable(NAME, format!("an index is missing: {}", reason(&answer)))),
+            _ => Err(refused(NAME, format!("status {status}: {}", reason(&answer)))),
+        }
+    }
+
+    /// Sends the lines of a bulk request; its items.
+    async fn bulk(&self, path: &str, lines: String) -> Result<Vec<Json>, StoreError> {
+        let mut answer = self.good(self.call(Method::Post, path, Some(lines), true).await?)?;
+        match answer["items"].take() {
+            Json::Array(items) => Ok(items),
+            _ => Err(unavailable(NAME, "a bulk request was answered without items")),
+        }
+    }
+
+    async fn hits(&self, layout: &Layout, body: &Json) -> Result<Vec<Json>, StoreError> {
+        let path = format!("/{}/_search", self.alias(layout));
+        let mut answer = self.good(self.ask(Method::Post, &path, body).await?)?;
+        // A share of the answer would look like rows that are not there.
+        if answer["timed_out"] == true || answer["_shards"]["failed"].as_u64().unwrap_or(0) > 0 {
+            return Err(unavailable(NAME, "some shards did not answer"));
+        }
+        match answer["hits"]["hits"].take() {
+            Json::Array(hits) => Ok(hits),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn properties(layout: &Layout) -> Json {
+        let mut columns = serde_json::Map::new();
+        for column in &layout.columns {
+            let ty = match column.ty {
+                FieldType::String | FieldType::StringList => json!({ "type": "keyword", "ignore_above": LONGEST }),
+                FieldType::Int | FieldType::Timestamp => json!({ "type": "long" }),
+                FieldType::Float => json!({ "type": "double" }),
+                FieldType::Bool => json!({ "type": "boolean" }),
+                FieldType::Json => continue,
+            };
+            columns.insert(column.name.clone(), ty);
+        }
+        json!({
+            "k": { "type": "keyword" }, "gone": { "type": "boolean" }, "arr": { "type": "long" },
+            "words": { "type": "text", "analyzer": "whitespace" },
+            "doc": { "dynamic": false, "properties": columns },
+        })
+    }
+
+    async fn create(&self, layout: &Layout) -> Result<(), StoreError> {
+        let alias = self.alias(layout);
+        let mut aliases = serde_json::Map::new();
+        aliases.insert(alias.clone(), json!({ "is_write_index": true }));
+        let body = json!({
+            "settings": { "index": { "max_result_window": 20_000 } },
+            "mappings": { "dynamic": false, "properties": Elastic::properties(layout) },
+            "aliases": aliases,
+        });
+        let (status, answer) = self.ask(Method::Put, &format!("/{alias}-000001"), &body).await?;
+        // Another process was quicker.
+        if status == 400 && answer["error"]["type"] == "resource_already_exists_exception" {
+            return Ok(());
+        }
+        self.good((status, answer)).map(|_| ())
+    }
+
+    fn conditions(layout: &Layout, select: &Select) -> Vec<Json> {
+        let time = format!("doc.{}", layout.columns[layout.time].name);
+        let one = |kind: &str, field: &str, value: Json| {
+            let mut inner = serde_json::Map::new();
+            inner.insert(field.to_owned(), value);
+            let mut outer = serde_json::Map::new();
+            outer.insert(kind.to_owned(), Json::Object(inner));
+            Json::Object(outer)
+        };
+        let mut all = vec![json!({ "term": { "gone": false } })];
+        all.extend(select.from.map(|from| one("range", &time, json!({ "gte": from }))));
+        all.extend(select.to.map(|to| one("range", &time, json!({ "lt": to }))));
+        for (at, value) in &select.equals {
+            let column = &layout.columns[*at];
+            let value = match (column.ty, value) {
+                (FieldType::Bool, Value::Integer(i)) => Json::Bool(*i != 0),
+                (_, Value::Integer(i)) => (*i).into(),
+                (_, Value::Real(r)) => (*r).into(),
+                (_, Value::Text(t)) => t.clone().into(),
+                (_, Value::Null | Value::Blob(_)) => Json::Null,
+            };
+            all.push(one("term", &format!("doc.{}", column.name), value));
+        }
+        all
+    }
+
+    /// The words of rows that can be found.
+    fn words(layout: &Layout, puts: &[Put]) -> Result<Vec<String>, StoreError> {
+        let (text, deleted) = (text_column(layout)?, layout.column("deleted"));
+        let texts: Vec<String> = puts
+            .iter()
+            .map(|Put { row, .. }| match (&row.values[text], deleted.map(|at| &row.values[at])) {
+                (_, Some(Value::Integer(1))) => String::new(),
+                (Value::Text(t), _) if !row.gone => t.clone(),
+                _ => String::new(),
+            })
+            .collect();
+        words(&texts).map_err(super::file::fault(NAME))
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Elastic {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let answer = self.good(self.ask(Method::Get, "/", &Json::Null).await?)?;
+        let version = answer["version"]["number"].as_str().unwrap_or_default();
+        match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+            Some(major) if major >= 7 => {}
+            Some(_) => return Err(refused(NAME, format!("the server is of version {version}, 7 or later is needed"))),
+            None => return Err(refused(NAME, "what answers is not Elasticsearch")),
+        }
+        let (status, answer) = self.ask(Method::Put, &format!("/{}", self.notes()), &json!({ "mappings": { "enabled": false } })).await?;
+        if status == 400 && answer["error"]["type"] == "resource_already_exists_exception" {
+            return Ok(());
+        }
+        self.good((status, answer)).map(|_| ())
+    }
+
+    async fn ensure(&self, layout: &Layout) -> Result<(), StoreError> {
+        text_column(layout)?;
+        let alias = self.alias(layout);
+        if self.ask(Method::Get, &format!("/_alias/{alias}"), &Json::Null).await?.0 == 404 {
+            return self.create(layout).await;
+        }
+        let body = json!({ "properties": Elastic::properties(layout) });
+        self.good(self.ask(Method::Put, &format!("/{alias}/_mapping"), &body).await?).map(|_| ())
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let body = json!({ "ids": [name] });
+        let answer = self.good(self.ask(Method::Post, &format!("/{}/_mget", self.notes()), &body).await?)?;
+        Ok(answer["docs"][0]["_source"]["text"].as_str().map(str::to_owned))
+    }
+
+    async fn set_note(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let lines = format!("{}\n{}\n", json!({ "index": { "_id": name } }), json!({ "text": text }));
+        let items = self.bulk(&format!("/{}/_bulk", self.notes()), lines).await?;
+        match items.first().and_then(|item| item["index"]["status"].as_u64()) {
+            Some(200..=299) => Ok(()),
+            status => Err(unavailable(NAME, format!("the offsets were not taken: status {}", status.unwrap_or(0)))),
+        }
+    }
+
+    async fn clear(&self, layout: &Layout) -> Result<(), StoreError> {
+        let (status, answer) = self.ask(Method::Delete, &format!("/{}-000001", self.alias(layout)), &Json::Null).await?;
+        if status != 404 {
+            self.good((status, answer))?;
+        }
+        self.create(layout).await
+    }
+
+    async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError> {
+        let body = json!({ "size": AT_ONCE.0, "_source": false, "query": { "range": { "arr": { "lt": before.0 } } }, "sort": ["_doc"] });
+        loop {
+            let hits = self.hits(layout, &body).await?;
+            if hits.is_empty() {
+                return Ok(());
+            }
+            let line = |hit: &Json| format!("{}\n", json!({ "delete": { "_id": hit["_id"] } }));
+            let lines: String = hits.iter().map(line).collect();
+            let path = format!("/{}/_bulk?refresh=true&require_alias=true", self.alias(layout));
+            let items = self.bulk(&path, lines).await?;
+            if let Some(status) = items.iter().filter_map(|i| i["delete"]["status"].as_u64()).find(|s| *s >= 300 && *s != 404) {
+                return Err(unavailable(NAME, format!("old rows were not taken away: status {status}")));
+            }
+        }
+    }
+
+    async fn fetch(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for share in keys.chunks(AT_ONCE.0) {
+            let body = json!({ "ids": share.iter().map(|key| id_of(key)).collect::<Vec<_>>() });
+            let answer = self.good(self.ask(Method::Post, &format!("/{}/_mget", self.alias(layout)), &body).await?)?;
+            for found in answer["docs"].as_array().into_iter().flatten() {
+                if found["found"] == true {
+                    rows.push(stored(layout, &found["_source"]));
+                } else if let Some(error) = found["error"]["reason"].as_str() {
+                    return Err(unavailable(NAME, error));
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+        let path = format!("/{}/_bulk?refresh=true&require_alias=true", self.alias(layout));
+        let mut outcomes = Vec::with_capacity(puts.len());
+        for share in shares(puts, AT_ONCE.0, AT_ONCE.1) {
+            let words = Elastic::words(layout, &share)?;
+            let mut lines = String::new();
+            for (Put { row, guard }, words) in share.iter().zip(words) {
+                let id = id_of(&row.key);
+                let action = match guard {
+                    Guard::Newer => json!({ "index": { "_id": id, "version": row.base, "version_type": "external" } }),
+                    Guard::Absent => json!({ "create": { "_id": id } }),
+                    Guard::Revision(_) => json!({ "index": { "_id": id, "version": row.revision, "version_type": "external" } }),
+                };
+                let mut source = json!({
+                    "k": row.key, "v": row.base, "gone": row.gone, "arr": row.arrival, "rev": row.revision,
+                    "words": words, "doc": whole_object(layout, row),
+                });
+                for (name, text) in [("vs", &row.versions), ("sets", &row.sets)] {
+                    if let Some(text) = text {
+                        source[name] = Json::String(text.clone());
+                    }
+                }
+                lines.push_str(&format!("{action}\n{source}\n"));
+            }
+            let items = self.bulk(&path, lines).await?;
+            if items.len() != share.len() {
+                return Err(unavailable(NAME, "a bulk request was answered for other rows"));
+            }
+            for item in items {
+                let item = if item["index"].is_object() { &item["index"] } else { &item["create"] };
+                outcomes.push(match item["status"].as_u64().unwrap_or(0) {
+                    200..=299 => PutOutcome::Done,
+                    409 => PutOutcome::Lost,
+                    429 | 0 | 500.. | 404 => PutOutcome::Busy,
+                    403 => return Err(refused(NAME, format!("the index is read-only: {}", reason(item)))),
+                    status => {
+                        let kind = item["error"]["type"].as_str().unwrap_or("refused");
+                        PutOutcome::Rejected { code: kind.to_owned(), message: format!("status {status}: {}", reason(item)) }
+                    }
+                });
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {
+        let time = format!("doc.{}", layout.columns[layout.time].name);
+        let mut body = json!({
+            "size": select.limit, "track_total_hits": false, "query": { "bool": { "filter": Elastic::conditions(layout, select) } },
+        });
+        match &select.order {
+            Order::ByKey(after) => {
+                body["sort"] = json!([{ "k": "asc" }]);
+                if let Some(after) = after {
+                    body["search_after"] = json!([after]);
+                }
+            }
+            Order::Newest(after) => {
+                let mut by_time = serde_json::Map::new();
+                by_time.insert(time, json!({ "order": "desc", "missing": "_last" }));
+                body["sort"] = json!([by_time, { "k": "desc" }]);
+                if let Some((at, key)) = after {
+                    body["search_after"] = json!([at, key]);
+                }
+            }
+        }
+        Ok(self.hits(layout, &body).await?.iter().map(|hit| stored(layout, &hit["_source"])).collect())
+    }
+
+    async fn scan(
+        self: Arc<Self>,
+        layout: Arc<Layout>,
+        columns: Vec<usize>,
+        request: ScanRequest,
+    ) -> Result<Box<dyn Batches>, StoreError> {
+        Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+    }
+
+    async fn search(
+        &self,
+        layout: &Layout,
+        query: &str,
+        filter: &[(String, String)],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let Some(query) = Query::parse(query) else {
+            return Err(StoreError::BadRequest("the query holds no word; write words or \"a phrase\"".into()));
+        };
+        let limit = limit.clamp(1, 1_000);
+        let at = super::file::fault(NAME);
+        let phrases: Vec<String> = words(query.phrases()).map_err(at)?.into_iter().filter(|w| !w.is_empty()).collect();
+        let Some(select) = select(layout, filter, (None, None), Order::ByKey(None), limit)? else { return Ok(Page::default()) };
+        if phrases.is_empty() {
+            return Ok(Page::default());
+        }
+        let must: Vec<Json> = phrases.iter().map(|phrase| json!({ "match_phrase": { "words": phrase } })).collect();
+        let mut body = json!({
+            "size": limit + 1, "track_total_hits": false, "sort": [{ "_score": "desc" }, { "k": "asc" }],
+            "query": { "bool": { "must": must, "filter": Elastic::conditions(layout, &select) } },
+        });
+        if let Some(cursor) = cursor {
+            let bad = || StoreError::BadRequest("`cursor` is not one that a page gave".into());
+            let (bits, key) = cursor.split_once('.').ok_or_else(bad)?;
+            let bits = u64::from_str_radix(bits, 16).map_err(|_| bad())?;
+            body["search_after"] = json!([f64::from_bits(bits), key]);
+        }
+        let mut hits = self.hits(layout, &body).await?;
+        let more = hits.len() > limit;
+        hits.truncate(limit);
+        let place = |hit: &Json| Some((hit["sort"][0].as_f64()?, hit["sort"][1].as_str()?.to_owned()));
+        let next = hits.last().filter(|_| more).and_then(place).map(|(score, key)| format!("{:x}.{key}", score.to_bits()));
+        let rows: Vec<Stored> = hits.iter().map(|hit| stored(layout, &hit["_source"])).collect();
+        let text = text_column(layout)?;
+        let texts: Vec<String> =
+            rows.iter().map(|row| if let Value::Text(t) = &row.values[text] { plain(t).into_owned() } else { String::new() }).collect();
+        let marked = fragments(&texts, &query).map_err(at)?;
+        let mut items = Vec::with_capacity(rows.len());
+        for ((row, hit), fragment) in rows.iter().zip(&hits).zip(marked) {
+            let mut item = document(layout, row);
+            item["score"] = hit["sort"][0].clone();
+            item["highlights"] = Json::Array(fragment.into_iter().map(Json::String).collect());
+            items.push(item);
+        }
+        Ok(Page { items, cursor: next })
+    }
+}

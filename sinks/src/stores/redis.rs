@@ -1,0 +1,381 @@
+//! Redis: rows as hashes, indexes as sorted sets, unread counts as sets; Lua where atomic.
+//!
+//! All keys begin with `{prefix}` (the URL's `?prefix=…`, else `quikflow`), so that a cluster keeps
+//! them together. A row and all that is derived from it change in one script. Changed keys are
+//! published on `{prefix}:changes:<sink>`.
+//!
+//! Durability is the server's `appendfsync`: with `always`, what is acknowledged survives a crash
+//! of the machine; rows come before offsets in its log, so that no offset outlives its rows.
+
+use super::layout::Layout;
+use super::remote::read::ByPage;
+use super::remote::write::{fits, from_object, to_object};
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use crate::store::{ScanRequest, StoreError};
+use quikflow_topics::ids::EventTime;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
+use rusqlite::types::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+const NAME: &str = "redis";
+/// Rows a script changes at most: the server does nothing else meanwhile.
+const AT_ONCE: usize = 256;
+
+const PUT: &str = r"
+local p, sink, counts = KEYS[1], ARGV[1], ARGV[2]
+local out = {}
+local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
+for i = 3, #ARGV, 12 do
+  local guard, want, key, base, gone, user = ARGV[i], ARGV[i+1], ARGV[i+2], ARGV[i+3], ARGV[i+4], ARGV[i+11]
+  local row = at('row', key)
+  local old = redis.call('HMGET', row, 'base', 'gone', 'rev', 'user')
+  local ok
+  if guard == 'n' then ok = not old[1] or old[1] < base
+  elseif guard == 'a' then ok = not old[1]
+  else ok = (old[3] or '') == want end
+  if ok then
+    redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'vs', ARGV[i+7],
+      'sets', ARGV[i+8], 'doc', ARGV[i+9], 'user', user)
+    redis.call('ZADD', at('keys'), 0, key)
+    redis.call('ZADD', at('arrival'), ARGV[i+5], key)
+    if gone == '0' then redis.call('ZADD', at('time'), ARGV[i+10], key) else redis.call('ZREM', at('time'), key) end
+    if counts == '1' then
+      local was = old[1] and old[2] == '0' and old[4] or ''
+      local is = gone == '0' and user or ''
+      if was ~= is then
+        if was ~= '' then
+          redis.call('SREM', at('unread', was), key)
+          if tonumber(redis.call('ZINCRBY', at('users'), -1, was)) <= 0 then redis.call('ZREM', at('users'), was) end
+        end
+        if is ~= '' then
+          if redis.call('SISMEMBER', p .. ':read:' .. is, key) == 0 then redis.call('SADD', at('unread', is), key) end
+          redis.call('ZINCRBY', at('users'), 1, is)
+        end
+      end
+    end
+    redis.call('PUBLISH', at('changes'), key)
+  end
+  out[#out + 1] = ok and 1 or 0
+end
+return out";
+
+const TAKE_AWAY: &str = r"
+local p, sink, counts, before = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
+local keys
+if before == '' then keys = redis.call('ZRANGE', at('keys'), 0, 255)
+else keys = redis.call('ZRANGEBYSCORE', at('arrival'), '-inf', '(' .. before, 'LIMIT', 0, 256) end
+for _, key in ipairs(keys) do
+  local row = at('row', key)
+  local old = redis.call('HMGET', row, 'gone', 'user')
+  if counts == '1' and old[1] == '0' and old[2] ~= '' then
+    redis.call('SREM', at('unread', old[2]), key)
+    if tonumber(redis.call('ZINCRBY', at('users'), -1, old[2])) <= 0 then redis.call('ZREM', at('users'), old[2]) end
+  end
+  redis.call('DEL', row)
+  redis.call('ZREM', at('keys'), key)
+  redis.call('ZREM', at('arrival'), key)
+  redis.call('ZREM', at('time'), key)
+end
+return #keys";
+
+const MARK: &str = r"
+redis.call('SADD', KEYS[1] .. ':read:' .. ARGV[1], ARGV[2])
+for i = 3, #ARGV do redis.call('SREM', KEYS[1] .. ':unread:' .. ARGV[i] .. ':' .. ARGV[1], ARGV[2]) end
+return 1";
+
+/// A Redis server.
+pub(crate) struct Redis {
+    client: redis::Client,
+    prefix: String,
+    connection: OnceCell<ConnectionManager>,
+    put: Script,
+    take_away: Script,
+    mark: Script,
+}
+
+fn fault(error: RedisError) -> StoreError {
+    use ServerErrorKind as S;
+    let code = error.code().unwrap_or_default().to_owned();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => refused(NAME, "wrong user or password"),
+        ErrorKind::InvalidClientConfig => refused(NAME, "the URL does not name a server that can be spoken to"),
+        ErrorKind::Server(S::ReadOnly) => refused(NAME, "the server is a read-only replica"),
+        ErrorKind::Server(S::NoScript | S::BusyLoading | S::TryAgain | S::MasterDown | S::ClusterDown) => unavailable(NAME, code),
+        _ if ["WRONGPASS", "NOAUTH"].contains(&code.as_str()) => refused(NAME, "wrong user or password"),
+        _ if code == "NOPERM" => refused(NAME, "the user may not do this"),
+        _ if code == "OOM" => unavailable(NAME, "the server's memory is full (maxmemory)"),
+        _ if code == "MISCONF" => unavailable(NAME, "the server cannot write to its disk"),
+        _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => unavailable(NAME, error),
+        // A script that fails says the cause within its own error.
+        _ if error.to_string().contains("OOM command not allowed") => {
+            unavailable(NAME, "the server's memory is full (maxmemory)")
+        }
+        _ if error.to_string().contains("READONLY") => refused(NAME, "the server is a read-only replica"),
+        _ => unavailable(NAME, error),
+    }
+}
+
+/// Versions compare as texts of one length: Lua's numbers hold 53 bits only.
+fn version_text(version: i64) -> String {
+    if version < 0 { version.to_string() } else { format!("{version:020}") }
+}
+
+impl Redis {
+    /// The server at `url`; nothing is asked of it yet.
+    pub(crate) fn new(url: &str) -> Result<Redis, StoreError> {
+        let (url, options) = url.split_once('?').unwrap_or((url, ""));
+        let mut prefix = "quikflow".to_owned();
+        let mut rest = Vec::new();
+        for option in options.split('&').filter(|o| !o.is_empty()) {
+            match option.split_once('=') {
+                Some(("prefix", wanted)) if !wanted.is_empty() && !wanted.contains(['{', '}']) => prefix = wanted.to_owned(),
+                _ => rest.push(option),
+            }
+        }
+        let url = if rest.is_empty() { url.to_owned() } else { format!("{url}?{}", rest.join("&")) };
+        let client = redis::Client::open(url).map_err(|_| refused(NAME, "the URL cannot be read"))?;
+        Ok(Redis {
+            client,
+            prefix: format!("{{{prefix}}}"),
+            connection: OnceCell::new(),
+            put: Script::new(PUT),
+            take_away: Script::new(TAKE_AWAY),
+            mark: Script::new(MARK),
+        })
+    }
+
+    async fn connection(&self) -> Result<ConnectionManager, StoreError> {
+        let connect = || async {
+            let config = ConnectionManagerConfig::new()
+                .set_connection_timeout(Some(Duration::from_secs(3)))
+                .set_response_timeout(Some(Duration::from_secs(30)))
+                .set_number_of_retries(1);
+            ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(fault)
+        };
+        self.connection.get_or_try_init(connect).await.cloned()
+    }
+
+    fn key(&self, kind: &str, layout: &Layout) -> String {
+        format!("{}:{kind}:{}", self.prefix, layout.sink.name)
+    }
+
+    async fn take_away(&self, layout: &Layout, before: &str) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        loop {
+            let mut call = self.take_away.prepare_invoke();
+            call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts)).arg(before);
+            let taken: usize = call.invoke_async(&mut connection).await.map_err(fault)?;
+            if taken == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn rows(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        type Fields = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+        let mut connection = self.connection().await?;
+        let mut found = Vec::with_capacity(keys.len());
+        let row = self.key("row", layout);
+        for share in keys.chunks(AT_ONCE) {
+            let mut pipe = redis::pipe();
+            for key in share {
+                pipe.cmd("HMGET").arg(format!("{row}:{key}")).arg(&["base", "gone", "arr", "rev", "vs", "sets", "doc"]);
+            }
+            let answers: Vec<Fields> = pipe.query_async(&mut connection).await.map_err(fault)?;
+            for (key, (base, gone, arrival, revision, versions, sets, doc)) in share.iter().zip(answers) {
+                let Some(base) = base else { continue };
+                let damaged = || refused(NAME, format!("a row of sink `{}` cannot be read", layout.sink.name));
+                let object = serde_json::from_str(doc.as_deref().unwrap_or("{}")).map_err(|_| damaged())?;
+                found.push(Stored {
+                    key: key.clone(),
+                    base: base.parse().map_err(|_| damaged())?,
+                    gone: gone.as_deref() != Some("0"),
+                    arrival: arrival.unwrap_or(0),
+                    revision: revision.unwrap_or(0),
+                    versions: versions.filter(|t| !t.is_empty()),
+                    sets: sets.filter(|t| !t.is_empty()),
+                    values: from_object(layout, &object),
+                });
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Redis {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(fault)?;
+        let says = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim();
+        let version = says("redis_version");
+        if version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major < 5) {
+            return Err(refused(NAME, format!("the server is of version {version}, 5 or later is needed")));
+        }
+        if says("role") == "slave" {
+            return Err(refused(NAME, "the server is a read-only replica"));
+        }
+        Ok(())
+    }
+
+    async fn ensure(&self, _layout: &Layout) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut connection = self.connection().await?;
+        redis::cmd("HGET").arg(format!("{}:notes", self.prefix)).arg(name).query_async(&mut connection).await.map_err(fault)
+    }
+
+    async fn set_note(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let mut command = redis::cmd("HSET");
+        command.arg(format!("{}:notes", self.prefix)).arg(name).arg(text);
+        command.query_async::<()>(&mut connection).await.map_err(fault)
+    }
+
+    async fn clear(&self, layout: &Layout) -> Result<(), StoreError> {
+        self.take_away(layout, "").await
+    }
+
+    async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError> {
+        self.take_away(layout, &before.0.to_string()).await
+    }
+
+    async fn fetch(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        self.rows(layout, keys).await
+    }
+
+    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+        let mut connection = self.connection().await?;
+        let mut outcomes = Vec::with_capacity(puts.len());
+        for share in puts.chunks(AT_ONCE) {
+            let mut call = self.put.prepare_invoke();
+            call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts));
+            for Put { row, guard } in share {
+                let (guard, wanted) = match guard {
+                    Guard::Newer => ("n", String::new()),
+                    Guard::Absent => ("a", String::new()),
+                    Guard::Revision(revision) => ("r", revision.map_or_else(String::new, |r| r.to_string())),
+                };
+                let doc = serde_json::to_string(&to_object(layout, &row.values)).unwrap_or_default();
+                let time = if let Some(Value::Integer(time)) = row.values.get(layout.time) { *time } else { i64::MIN };
+                let user = layout.user().map_or("", |at| if let Value::Text(user) = &row.values[at] { user } else { "" });
+                call.arg(guard).arg(wanted).arg(&row.key).arg(version_text(row.base)).arg(u8::from(row.gone));
+                call.arg(row.arrival).arg(row.revision);
+                call.arg(row.versions.as_deref().unwrap_or_default()).arg(row.sets.as_deref().unwrap_or_default());
+                call.arg(doc).arg(time).arg(user);
+            }
+            let answers: Vec<u8> = call.invoke_async(&mut connection).await.map_err(fault)?;
+            outcomes.extend(answers.into_iter().map(|done| if done == 1 { PutOutcome::Done } else { PutOutcome::Lost }));
+        }
+        Ok(outcomes)
+    }
+
+    async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {
+        let mut connection = self.connection().await?;
+        let mut found = Vec::new();
+        let mut order = select.order.clone();
+        let (mut offset, step) = (0_usize, select.limit.clamp(16, 2_048));
+        loop {
+            let keys: Vec<String> = match &order {
+                Order::ByKey(after) => {
+                    let from = after.as_ref().map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+                    let mut command = redis::cmd("ZRANGEBYLEX");
+                    command.arg(self.key("keys", layout)).arg(from).arg("+").arg("LIMIT").arg(0).arg(step);
+                    command.query_async(&mut connection).await.map_err(fault)?
+                }
+                Order::Newest(after) => {
+                    let below = select.to.map_or_else(|| "+inf".to_owned(), |to| format!("({to}"));
+                    let high = match after {
+                        Some((time, _)) if select.to.is_none_or(|to| *time < to) => time.to_string(),
+                        _ => below,
+                    };
+                    let low = select.from.map_or_else(|| "-inf".to_owned(), |from| from.to_string());
+                    let mut command = redis::cmd("ZREVRANGEBYSCORE");
+                    command.arg(self.key("time", layout)).arg(high).arg(low).arg("LIMIT").arg(offset).arg(step);
+                    command.query_async(&mut connection).await.map_err(fault)?
+                }
+            };
+            let more = keys.len() == step;
+            offset += keys.len();
+            if let (Order::ByKey(after), Some(last)) = (&mut order, keys.last()) {
+                *after = Some(last.clone());
+            }
+            for row in self.rows(layout, &keys).await? {
+                let time = if let Some(Value::Integer(time)) = row.values.get(layout.time) { *time } else { i64::MIN };
+                let before = match &order {
+                    Order::Newest(Some((at, key))) => (time, row.key.as_str()) < (*at, key.as_str()),
+                    _ => true,
+                };
+                if before && fits(layout, &row, select) {
+                    found.push(row);
+                    if found.len() == select.limit {
+                        return Ok(found);
+                    }
+                }
+            }
+            if !more {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn scan(
+        self: Arc<Self>,
+        layout: Arc<Layout>,
+        columns: Vec<usize>,
+        request: ScanRequest,
+    ) -> Result<Box<dyn Batches>, StoreError> {
+        Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+    }
+
+    fn counts(&self) -> bool {
+        true
+    }
+
+    async fn unread(&self, layout: &Layout, user: &str) -> Result<u64, StoreError> {
+        let mut connection = self.connection().await?;
+        let key = format!("{}:{user}", self.key("unread", layout));
+        redis::cmd("SCARD").arg(key).query_async(&mut connection).await.map_err(fault)
+    }
+
+    async fn mark(&self, layouts: &[Arc<Layout>], user: &str, key: &str) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let mut call = self.mark.prepare_invoke();
+        call.key(&self.prefix).arg(user).arg(key);
+        for layout in layouts {
+            call.arg(&layout.sink.name);
+        }
+        call.invoke_async::<i64>(&mut connection).await.map(|_| ()).map_err(fault)
+    }
+
+    async fn all_unread(&self, layout: &Layout) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut connection = self.connection().await?;
+        let users: Vec<String> = redis::cmd("ZRANGE")
+            .arg(self.key("users", layout))
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut connection)
+            .await
+            .map_err(fault)?;
+        let mut counts = Vec::with_capacity(users.len());
+        for share in users.chunks(1_024) {
+            let mut pipe = redis::pipe();
+            for user in share {
+                pipe.cmd("SCARD").arg(format!("{}:{user}", self.key("unread", layout)));
+            }
+            let unread: Vec<u64> = pipe.query_async(&mut connection).await.map_err(fault)?;
+            counts.extend(share.iter().cloned().zip(unread));
+        }
+        Ok(counts)
+    }
+}

@@ -1,0 +1,222 @@
+//! A real store with its runtime: connecting when it can, ensuring what sinks need, the write side.
+//!
+//! A store that is down when the process starts is not an error: what it lacks is made before the
+//! first call that it answers. One that refuses (a wrong password, a table of another form) is.
+
+use super::{Backend, no_counts, refused};
+use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
+use crate::stores::layout::Layout;
+use crate::stores::twin::compatible;
+use parking_lot::RwLock;
+use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
+use quikflow_topics::failpoint;
+use quikflow_topics::ids::{EventTime, Offset, PartitionId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::runtime::{Handle, Runtime};
+
+/// Threads that all clients of real stores share.
+pub(crate) struct Pool {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Pool {
+    /// Starts the threads.
+    pub(crate) fn start() -> Result<Arc<Pool>, StoreError> {
+        let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("stores").build();
+        let runtime = built.map_err(|e| StoreError::Refused { store: "stores", message: format!("no threads: {e}") })?;
+        Ok(Arc::new(Pool { handle: runtime.handle().clone(), runtime: Some(runtime) }))
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A real store.
+pub(crate) struct Remote {
+    pub(crate) backend: Arc<dyn Backend>,
+    pool: Arc<Pool>,
+    tables: RwLock<BTreeMap<String, Arc<Layout>>>,
+    ready: tokio::sync::Mutex<BTreeSet<String>>,
+}
+
+impl Remote {
+    /// Over a store; nothing is asked of it yet.
+    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>) -> Arc<Remote> {
+        Arc::new(Remote { backend, pool, tables: RwLock::default(), ready: tokio::sync::Mutex::default() })
+    }
+
+    /// Runs a call on the clients' threads.
+    pub(crate) async fn on<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.pool.handle.spawn(call).await {
+            Ok(done) => done,
+            Err(e) => Err(self.ended(&e)),
+        }
+    }
+
+    /// Runs a call on the clients' threads and waits for it; for callers that block.
+    pub(crate) fn block<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        self.pool.handle.spawn(async move {
+            // Nobody waits for the answer any more: nothing is left to be done with it.
+            drop(answer.send(call.await));
+        });
+        answered.recv().unwrap_or_else(|e| Err(self.ended(&e)))
+    }
+
+    fn ended(&self, error: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Refused { store: self.backend.name(), message: format!("a call did not end: {error}") }
+    }
+
+    /// Declares a sink's table. A store that does not answer now will be asked again.
+    pub(crate) fn add(self: &Arc<Self>, sink: &Arc<SinkSpec>, topic: &TopicSpec) -> Result<Arc<Layout>, StoreError> {
+        let layout = Arc::new(Layout::new(sink, topic)?);
+        if layout.counts && !self.backend.counts() {
+            return Err(no_counts(self.backend.name(), &layout));
+        }
+        self.tables.write().insert(sink.name.clone(), layout.clone());
+        let (this, of) = (self.clone(), layout.clone());
+        match self.block(async move { this.ready(&of).await }) {
+            Err(error @ StoreError::Unavailable { .. }) => {
+                tracing::warn!(store = self.backend.name(), sink = sink.name, %error, "the store is away, it will be tried again");
+                Ok(layout)
+            }
+            done => done.map(|()| layout),
+        }
+    }
+
+    /// A sink's table.
+    pub(crate) fn layout(&self, sink: &str) -> Result<Arc<Layout>, StoreError> {
+        let missing = || StoreError::BadRequest(format!("sink `{sink}` is not known to the store {}", self.backend.name()));
+        self.tables.read().get(sink).cloned().ok_or_else(missing)
+    }
+
+    /// Makes what a sink needs, once.
+    pub(crate) async fn ready(&self, layout: &Layout) -> Result<(), StoreError> {
+        let mut ready = self.ready.lock().await;
+        let sink = &layout.sink;
+        if ready.contains(&sink.name) {
+            return Ok(());
+        }
+        if ready.is_empty() {
+            self.backend.prepare().await?;
+        }
+        let (note, now) = (format!("{}/form", sink.name), layout.fingerprint());
+        let stored = self.backend.note(&note).await?;
+        if let Some(stored) = &stored {
+            compatible(self.backend.name(), sink, stored, &now)?;
+        }
+        self.backend.ensure(layout).await?;
+        if stored.as_deref() != Some(now.as_str()) {
+            self.backend.set_note(&note, &now).await?;
+        }
+        ready.insert(sink.name.clone());
+        Ok(())
+    }
+
+    /// A sink's stored progress; the default where it has none.
+    pub(crate) async fn progress_of(&self, sink: &str) -> Result<SinkProgress, StoreError> {
+        let Some(text) = self.backend.note(&format!("{sink}/progress")).await? else { return Ok(SinkProgress::default()) };
+        let read: Result<(u64, Vec<(u32, u64)>), _> = serde_json::from_str(&text);
+        let (generation, positions) =
+            read.map_err(|e| refused(self.backend.name(), format!("the offsets of sink `{sink}` cannot be read: {e}")))?;
+        Ok(SinkProgress { positions: positions.into_iter().map(|(p, o)| (PartitionId(p), Offset(o))).collect(), generation })
+    }
+
+    async fn set_progress(&self, sink: &str, progress: &SinkProgress) -> Result<(), StoreError> {
+        let positions: Vec<(u32, u64)> = progress.positions.iter().map(|(p, o)| (p.0, o.0)).collect();
+        let text = serde_json::to_string(&(progress.generation, positions))
+            .map_err(|e| StoreError::Refused { store: self.backend.name(), message: e.to_string() })?;
+        self.backend.set_note(&format!("{sink}/progress"), &text).await
+    }
+
+    /// Rows first, durable; then the offsets. A crash between the two writes the rows again, which
+    /// changes nothing (R13).
+    async fn write_batch(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
+        let layout = self.layout(&batch.sink.name)?;
+        self.ready(&layout).await?;
+        let outcomes = if batch.rows.num_rows() == 0 { Vec::new() } else { self.backend.write(&layout, &batch).await? };
+        failpoint::hit("sink.offset.before");
+        if outcomes.iter().all(|o| matches!(o, ItemOutcome::Written | ItemOutcome::Older)) {
+            let progress = SinkProgress { positions: batch.next, generation: batch.generation };
+            self.set_progress(&batch.sink.name, &progress).await?;
+        }
+        failpoint::hit("sink.offset.after");
+        Ok(outcomes)
+    }
+}
+
+/// A [`Remote`] as the runner sees it.
+#[derive(Clone)]
+pub(crate) struct Shared(pub(crate) Arc<Remote>);
+
+#[async_trait::async_trait]
+impl Store for Shared {
+    fn name(&self) -> &'static str {
+        self.0.backend.name()
+    }
+
+    async fn ensure(&self, sink: &SinkSpec, topic: &TopicSpec) -> Result<(), StoreError> {
+        let layout = Arc::new(Layout::new(&Arc::new(sink.clone()), topic)?);
+        self.0.tables.write().insert(sink.name.clone(), layout.clone());
+        let this = self.0.clone();
+        self.0.on(async move { this.ready(&layout).await }).await
+    }
+
+    async fn progress(&self, sink: &str) -> Result<SinkProgress, StoreError> {
+        let (this, layout) = (self.0.clone(), self.0.layout(sink)?);
+        self.0
+            .on(async move {
+                this.ready(&layout).await?;
+                this.progress_of(&layout.sink.name).await
+            })
+            .await
+    }
+
+    async fn write(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
+        let this = self.0.clone();
+        self.0.on(async move { this.write_batch(batch).await }).await
+    }
+
+    async fn clear(&self, sink: &str) -> Result<(), StoreError> {
+        let (this, layout) = (self.0.clone(), self.0.layout(sink)?);
+        self.0
+            .on(async move {
+                this.ready(&layout).await?;
+                // The offsets first: after a crash in between the rest is written again.
+                this.set_progress(&layout.sink.name, &SinkProgress::default()).await?;
+                this.backend.clear(&layout).await
+            })
+            .await
+    }
+
+    async fn maintain(&self, now: EventTime) -> Result<(), StoreError> {
+        let this = self.0.clone();
+        self.0
+            .on(async move {
+                let layouts: Vec<Arc<Layout>> = this.tables.read().values().cloned().collect();
+                for layout in layouts {
+                    if let Some(ttl) = layout.sink.ttl {
+                        this.ready(&layout).await?;
+                        let before = now.minus(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
+                        this.backend.expire(&layout, before).await?;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+}
