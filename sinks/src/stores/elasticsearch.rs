@@ -6,6 +6,7 @@
 //! A write refreshes the index before it returns, so that stored offsets are of visible rows.
 
 use super::layout::Layout;
+use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{from_object, shares, to_object};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
@@ -36,20 +37,6 @@ pub(crate) struct Elastic {
     prefix: String,
 }
 
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let hex = (byte == b'%').then(|| (rest.next(), rest.next()));
-        let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
-        match hex.map(|(high, low)| (digit(high), digit(low))) {
-            Some((Some(high), Some(low))) => bytes.push((high * 16 + low) as u8),
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 /// A name as an index may have it.
 fn plain_name(name: &str) -> String {
     let plain: String = name.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' }).collect();
@@ -62,7 +49,11 @@ fn plain_name(name: &str) -> String {
 
 /// A document's id: the key, or its digest where it is too long.
 fn id_of(key: &str) -> String {
-    if key.len() <= 512 && !key.is_empty() { key.to_owned() } else { format!("sha256:{}", hex::encode(Sha256::digest(key.as_bytes()))) }
+    if key.len() <= 512 && !key.is_empty() {
+        key.to_owned()
+    } else {
+        format!("sha256:{}", hex::encode(Sha256::digest(key.as_bytes())))
+    }
 }
 
 fn reason(answer: &Json) -> String {
@@ -111,20 +102,12 @@ impl Elastic {
     /// The cluster at `url`; nothing is asked of it yet.
     pub(crate) fn new(url: &str) -> Result<Elastic, StoreError> {
         let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/prefix");
-        let mut url = Url::parse(url).map_err(|_| bad())?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(bad());
-        }
-        let (user, password) = (decoded(url.username()), url.password().map(decoded));
-        let prefix = plain_name(match url.path().trim_matches('/') {
-            "" => "quikflow",
-            path => path,
-        });
-        url.set_path("/");
-        url.set_query(None);
-        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| bad())?;
-        let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url)).timeout(Duration::from_secs(60)).disable_proxy();
-        if let Some(password) = password {
+        let address = Address::parse(url).filter(|a| matches!(a.scheme.as_str(), "http" | "https")).ok_or_else(bad)?;
+        let prefix = plain_name(if address.path.is_empty() { "quikflow" } else { &address.path });
+        let url = Url::parse(&address.base()).map_err(|_| bad())?;
+        let mut builder =
+            TransportBuilder::new(SingleNodeConnectionPool::new(url)).timeout(Duration::from_secs(60)).disable_proxy();
+        if let (Some(user), Some(password)) = (address.user, address.password) {
             builder = builder.auth(Credentials::Basic(user, password));
         }
         Ok(Elastic { transport: builder.build().map_err(|_| bad())?, prefix })
@@ -145,7 +128,11 @@ impl Elastic {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(if lines { "application/x-ndjson" } else { "application/json" }));
         let sent = self.transport.send(method, path, headers, None::<&()>, body, None).await;
         let response = sent.map_err(|e| {
-            if e.is_timeout() { unavailable(NAME, "the server took too long") } else { unavailable(NAME, "the server cannot be reached") }
+            if e.is_timeout() {
+                unavailable(NAME, "the server took too long")
+            } else {
+                unavailable(NAME, "the server cannot be reached")
+            }
         })?;
         let status = response.status_code().as_u16();
         let hint = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
@@ -289,7 +276,8 @@ impl Backend for Elastic {
             Some(_) => return Err(refused(NAME, format!("the server is of version {version}, 7 or later is needed"))),
             None => return Err(refused(NAME, "what answers is not Elasticsearch")),
         }
-        let (status, answer) = self.ask(Method::Put, &format!("/{}", self.notes()), &json!({ "mappings": { "enabled": false } })).await?;
+        let (status, answer) =
+            self.ask(Method::Put, &format!("/{}", self.notes()), &json!({ "mappings": { "enabled": false } })).await?;
         if status == 400 && answer["error"]["type"] == "resource_already_exists_exception" {
             return Ok(());
         }
@@ -330,7 +318,8 @@ impl Backend for Elastic {
     }
 
     async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError> {
-        let body = json!({ "size": AT_ONCE.0, "_source": false, "query": { "range": { "arr": { "lt": before.0 } } }, "sort": ["_doc"] });
+        let body =
+            json!({ "size": AT_ONCE.0, "_source": false, "query": { "range": { "arr": { "lt": before.0 } } }, "sort": ["_doc"] });
         loop {
             let hits = self.hits(layout, &body).await?;
             if hits.is_empty() {
@@ -476,8 +465,10 @@ impl Backend for Elastic {
         let next = hits.last().filter(|_| more).and_then(place).map(|(score, key)| format!("{:x}.{key}", score.to_bits()));
         let rows: Vec<Stored> = hits.iter().map(|hit| stored(layout, &hit["_source"])).collect();
         let text = text_column(layout)?;
-        let texts: Vec<String> =
-            rows.iter().map(|row| if let Value::Text(t) = &row.values[text] { plain(t).into_owned() } else { String::new() }).collect();
+        let texts: Vec<String> = rows
+            .iter()
+            .map(|row| if let Value::Text(t) = &row.values[text] { plain(t).into_owned() } else { String::new() })
+            .collect();
         let marked = fragments(&texts, &query).map_err(at)?;
         let mut items = Vec::with_capacity(rows.len());
         for ((row, hit), fragment) in rows.iter().zip(&hits).zip(marked) {

@@ -22,6 +22,8 @@
 mod analytics;
 mod badges;
 mod cells;
+#[cfg(feature = "clickhouse")]
+mod clickhouse;
 #[cfg(feature = "elasticsearch")]
 mod elasticsearch;
 mod file;
@@ -186,6 +188,8 @@ fn backend(store: &str, urls: &StoreUrls) -> Result<Arc<dyn Backend>, StoreError
         ("mongodb", url) => Ok(Arc::new(mongodb::Mongo::new(url)?)),
         #[cfg(feature = "elasticsearch")]
         ("elasticsearch", url) => Ok(Arc::new(elasticsearch::Elastic::new(url)?)),
+        #[cfg(feature = "clickhouse")]
+        ("clickhouse", url) => Ok(Arc::new(clickhouse::ClickHouse::new(url)?)),
         (other, _) => Err(StoreError::Refused {
             store: "stores",
             message: format!(

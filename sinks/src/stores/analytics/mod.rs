@@ -22,6 +22,8 @@ use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array, new_null_array};
 use arrow::compute::cast;
 use merge::Merge;
 use part::Shape;
+#[cfg(feature = "clickhouse")]
+pub(crate) use part::version;
 use quikflow_topics::ids::EventTime;
 use rusqlite::Connection;
 pub(crate) use scan::scan;

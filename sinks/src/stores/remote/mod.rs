@@ -6,8 +6,10 @@
 //!
 //! * [`write`]: the write side over [`Backend::fetch`] and [`Backend::put`]
 //! * [`read`]: the read side over [`Backend::page`]
+//! * [`address`]: a store's URL
 //! * [`client`]: a store with its runtime: connecting, ensuring, the [`crate::store::Store`] side
 
+pub(crate) mod address;
 pub(crate) mod client;
 pub(crate) mod read;
 pub(crate) mod write;
