@@ -25,7 +25,7 @@ pub struct FieldError {
 }
 
 /// An answer that says what went wrong and what to do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Problem {
     /// One word a kind: `urn:quikflow:<kind>`.
     #[serde(rename = "type")]

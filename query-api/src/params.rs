@@ -108,7 +108,7 @@ impl Params {
 }
 
 fn fault(path: &str, rule: &str, message: String) -> FieldError {
-    FieldError { path: path.to_owned(), rule: rule.to_owned(), message }
+    FieldError { path: path.to_owned(), rule: rule.to_owned(), message, ..FieldError::default() }
 }
 
 /// `unknown parameter `form`, did you mean `from`? known: …`
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn unknown_names_get_a_hint() {
         let problem = Params::read(Some("form=2026-01-01"), &["from", "to", "limit"]).unwrap_err();
-        assert_eq!(problem.status.as_u16(), 422);
+        assert_eq!(problem.status, 422);
         assert!(problem.detail.contains("did you mean `from`?"), "{}", problem.detail);
         assert_eq!(problem.errors[0].rule, "unknown_parameter");
     }

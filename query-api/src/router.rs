@@ -55,7 +55,7 @@ pub fn router(state: QueryState) -> Router {
 
 async fn wrong_method(request: Request) -> Problem {
     let detail = format!("{} is not what this path takes; /openapi.json says what is", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
 async fn nowhere() -> Problem {
@@ -69,9 +69,9 @@ async fn nowhere() -> Problem {
 pub(crate) fn body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is larger than is taken here")
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "the body is larger than is taken here")
         }
-        _ => Problem::new(StatusCode::BAD_REQUEST, "bad-body", "the body could not be read"),
+        _ => Problem::new(StatusCode::BAD_REQUEST, "bad_body", "the body could not be read"),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::relations::Relations;
 use crate::sql::runtime::QueryRuntime;
+use quikflow_sinks::runner::status::{Circuit, State};
 use quikflow_sinks::store::{ReadSide, TableInfo};
 use quikflow_topics::broker::{Broker, ResetFrom};
 use quikflow_topics::clock::SharedClock;
@@ -35,6 +36,24 @@ pub struct LagReport {
     pub rows: Vec<LagRow>,
     /// All lag is zero, and every closed window has reached its store.
     pub settled: bool,
+    /// Records that came too late for a window (R20), by topology; those with none are left out.
+    pub late: BTreeMap<String, u64>,
+    /// Whether the stores answer, by sink.
+    pub sinks: Vec<SinkHealth>,
+}
+
+/// Whether a sink's store answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SinkHealth {
+    /// The sink.
+    pub sink: String,
+    /// Its store.
+    pub store: String,
+    /// What the sink is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// Whether calls go through.
+    pub circuit: Circuit,
 }
 
 /// How far a topology's output has come in event time.
@@ -126,7 +145,7 @@ pub fn lag_of_broker(broker: &dyn Broker) -> Result<LagReport, quikflow_topics::
         }
     }
     let settled = rows.iter().all(|row| row.lag == 0);
-    Ok(LagReport { rows, settled })
+    Ok(LagReport { rows, settled, ..LagReport::default() })
 }
 
 /// Bounds of the query side.

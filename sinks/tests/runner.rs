@@ -16,14 +16,14 @@ use arrow::array::{
 use arrow::datatypes::Int64Type;
 use common::{rows_of, sink};
 use parking_lot::Mutex;
-use quikflow_sinks::runner::status::State;
-use quikflow_sinks::runner::{RunnerOptions, SinkRunner, SinkSetup};
+use quikflow_sinks::runner::status::{Circuit, State};
+use quikflow_sinks::runner::{Rest, RunnerOptions, SinkRunner, SinkSetup};
 use quikflow_sinks::store::{ItemOutcome, SinkProgress, Store, StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::EmbeddedStores;
 use quikflow_topics::broker::{Append, Broker, ResetFrom, TopicRows};
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
-use quikflow_topics::clock::SystemClock;
+use quikflow_topics::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use quikflow_topics::dead_letter::{DeadLetterFilter, DeadLetterStatus};
 use quikflow_topics::ids::EventTime;
 use quikflow_topics::schema;
@@ -39,6 +39,9 @@ struct Faults {
     poison: Option<i64>,
     /// So many batches have their first row busy.
     busy: u32,
+    /// Until when (by this clock) nothing is answered, and how many calls found that.
+    down: Option<(Arc<ManualClock>, Duration)>,
+    in_vain: u32,
     /// The password is wrong.
     refuses: bool,
     /// Sizes of the batches written.
@@ -67,6 +70,10 @@ impl Store for Flaky {
             let mut faults = self.faults.lock();
             if faults.refuses {
                 return Err(StoreError::Refused { store: "flaky", message: "wrong password, look at QUIKFLOW_FLAKY_URL".into() });
+            }
+            if faults.down.as_ref().is_some_and(|(clock, until)| clock.elapsed() < *until) {
+                faults.in_vain += 1;
+                return Err(StoreError::Unavailable { store: "flaky", message: "down".into(), retry_after: None });
             }
             if faults.away > 0 {
                 faults.away -= 1;
@@ -166,8 +173,6 @@ impl World {
     }
 
     fn start(&self, setup: SinkSetup) -> SinkRunner {
-        let _entered = self.runtime.enter();
-        let set = Arc::new(Set { stores: self.stores.clone(), faults: self.faults.clone() });
         let options = RunnerOptions {
             linger: Duration::ZERO,
             back_off: Duration::from_millis(1),
@@ -175,7 +180,13 @@ impl World {
             replays: Duration::from_millis(5),
             ..RunnerOptions::default()
         };
-        SinkRunner::start(self.broker.clone(), set, vec![setup], SystemClock::shared(), options).expect("a runner")
+        self.start_with(setup, SystemClock::shared(), options)
+    }
+
+    fn start_with(&self, setup: SinkSetup, clock: SharedClock, options: RunnerOptions) -> SinkRunner {
+        let _entered = self.runtime.enter();
+        let set = Arc::new(Set { stores: self.stores.clone(), faults: self.faults.clone() });
+        SinkRunner::start(self.broker.clone(), set, vec![setup], clock, options).expect("a runner")
     }
 
     /// Waits for the log to move, or a little, until it holds.
@@ -286,4 +297,44 @@ fn refusals_stop_and_filters_filter() {
     assert_eq!((status.written, status.filtered, status.dead, status.lag), (9, 10, 1, 0));
     let letters = world.broker.dead_letters(&DeadLetterFilter::default()).expect("letters");
     assert_eq!(letters[0].1.cause, "expression");
+}
+
+/// An hour in virtual time: what came before and during it arrives, once, and the store was not called more often
+/// than the pauses allow.
+#[test]
+fn a_store_that_is_down_for_an_hour_loses_nothing_and_catches_up() {
+    let world = World::new();
+    let hour = Duration::from_secs(3_600);
+    let clock = ManualClock::at(EventTime(1_700_000_000_000_000));
+    world.faults.lock().down = Some((clock.clone(), hour));
+    world.append(0..400);
+    let (half_time, at_half_time) = (Mutex::new(Some(std::sync::mpsc::channel::<()>())), clock.clone());
+    let more = half_time.lock().as_ref().map(|(sender, _)| sender.clone()).expect("a sender");
+    let rest = Rest(Arc::new(move |pause| {
+        at_half_time.advance(pause);
+        // Time stands still at half time until more has come in.
+        if at_half_time.elapsed() > hour / 2
+            && let Some((_, came)) = half_time.lock().take()
+        {
+            came.recv().expect("more");
+        }
+    }));
+    let options = RunnerOptions { linger: Duration::ZERO, rest: Some(rest), ..RunnerOptions::default() };
+    let runner = world.start_with(world.setup.clone(), clock.clone(), options);
+    world.until(&runner, |r| r.status()[0].circuit != Circuit::Closed && clock.elapsed() > hour / 2);
+    let status = runner.status().remove(0);
+    assert!(matches!(&status.state, State::BackingOff { error, failures } if error == "down" && *failures > 5), "{status:?}");
+    assert_eq!((status.lag, status.batch_rows, world.values().len()), (400, 64, 0));
+    world.append(400..900);
+    more.send(()).expect("the sink waits");
+    world.until(&runner, |r| r.status()[0].lag == 0);
+    let status = runner.status().remove(0);
+    assert_eq!((status.state, status.circuit, status.written, status.dead), (State::Running, Circuit::Closed, 900, 0));
+    assert!(status.batch_rows > 64, "batches grow again: {}", status.batch_rows);
+    assert_eq!(world.values(), (0..900).collect::<Vec<_>>());
+    let faults = world.faults.lock();
+    assert!((120..260).contains(&faults.in_vain), "{} calls in an hour", faults.in_vain);
+    assert_eq!(faults.sizes[0], 64, "the first batch after an hour is a small one");
+    drop(faults);
+    runner.stop(Duration::from_secs(10));
 }

@@ -89,7 +89,31 @@ pub(crate) fn render(report: &Value) -> String {
         table.row([group, topic, out::thousands(lag), out::thousands(end), behind.to_string()]);
     }
     let settled = if is_settled(report) { "settled" } else { "not settled" };
-    format!("{}\n{settled}", table.render())
+    format!("{}\n{}{}{settled}", table.render(), late(report), away(report))
+}
+
+/// A line of the records that came too late, if there are any.
+fn late(report: &Value) -> String {
+    let counts = report.get("late").and_then(Value::as_object).into_iter().flatten();
+    let counts: Vec<String> =
+        counts.map(|(topology, count)| format!("{topology} {}", out::thousands(count.as_u64().unwrap_or(0)))).collect();
+    if counts.is_empty() { String::new() } else { format!("came too late for their window: {}\n", counts.join(", ")) }
+}
+
+/// What sinks say whose store does not answer.
+pub(crate) fn troubled(report: &Value) -> Vec<(String, String)> {
+    let sinks = report.get("sinks").and_then(Value::as_array).into_iter().flatten();
+    let text = |sink: &Value, name: &str| sink.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    let state = |sink: &Value| match (text(sink, "state").as_str(), text(sink, "circuit").as_str()) {
+        ("running", _) => None,
+        ("stopped", _) => Some(format!("ended: {}", text(sink, "error"))),
+        (_, circuit) => Some(format!("circuit {circuit}: {}", text(sink, "error"))),
+    };
+    sinks.filter_map(|sink| Some((text(sink, "sink"), state(sink)?))).collect()
+}
+
+fn away(report: &Value) -> String {
+    troubled(report).into_iter().map(|(sink, state)| format!("sink {sink}: {state}\n")).collect()
 }
 
 #[cfg(test)]
@@ -103,6 +127,14 @@ mod tests {
         let report = serde_json::json!({ "lag": 7, "groups": [group], "settled": false });
         assert_eq!(by_follower(&report)[&("sink:x".to_owned(), "t".to_owned())], (7, 1, 17));
         assert!(render(&report).ends_with("\nnot settled"));
+        let troubled = serde_json::json!({ "settled": true, "late": { "activity": 1200 }, "sinks": [
+            { "sink": "a", "state": "running", "circuit": "closed" },
+            { "sink": "b", "state": "backing_off", "circuit": "open", "error": "no answer" } ] });
+        let text = render(&troubled);
+        assert!(
+            text.contains("came too late for their window: activity 1,200\nsink b: circuit open: no answer\nsettled"),
+            "{text}"
+        );
         assert!(is_settled(&serde_json::json!({ "settled": true })) && !is_settled(&Value::Null));
     }
 }

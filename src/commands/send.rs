@@ -47,11 +47,12 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
             connections: usize::try_from(args.connections).unwrap_or(1),
             batch: args.batch,
         };
-        let mut outcome = Outcome::Done;
+        let (mut outcome, mut accepted) = (Outcome::Done, 0);
         for file in &args.files {
             let summary = sender::send(file, options.clone(), clock.clone()).await?;
             let name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
             out::line(summary.text(&name))?;
+            accepted += summary.accepted;
             if summary.interrupted {
                 out::note(format!("interrupted behind line {}; the same command goes on from there", summary.lines));
                 return Ok(Outcome::Failed);
@@ -59,6 +60,10 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
             if !summary.refused.is_empty() {
                 outcome = Outcome::Failed;
             }
+        }
+        if accepted > 0 {
+            // Whether a record is late is known when its window has seen it, not at the door.
+            out::note("records that came too late for a window show when they are through: quikflow lag --wait");
         }
         Ok(outcome)
     })

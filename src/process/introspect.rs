@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use quikflow_pipelines::engine::Engine;
 use quikflow_pipelines::engine::status::EngineStatus;
 use quikflow_pipelines::plan::{Plan, TopologyPlan};
-use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth};
+use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth, SinkHealth};
 use quikflow_sinks::runner::SinkRunner;
 use quikflow_sinks::runner::status::State;
 use quikflow_sinks::store::TableInfo;
@@ -90,12 +90,16 @@ impl Inside {
                 rows_of(&format!("topology:{}", topology.name), topic, positions.get(topic), &stats, &mut rows);
             }
         }
+        let mut sinks = Vec::new();
         for sink in self.sinks.iter().flat_map(SinkRunner::status) {
             let stats = self.broker.stats(&sink.topic)?;
             rows_of(&format!("sink:{}", sink.sink), &sink.topic, Some(&sink.positions), &stats, &mut rows);
+            sinks.push(SinkHealth { sink: sink.sink, store: sink.store, state: sink.state, circuit: sink.circuit });
         }
         let settled = caught_up && rows.iter().all(|row| row.lag == 0);
-        Ok(LagReport { rows, settled })
+        let topologies = status.iter().flat_map(|status| &status.topologies);
+        let late = topologies.filter(|t| t.books.late > 0).map(|t| (t.name.clone(), t.books.late)).collect();
+        Ok(LagReport { rows, settled, late, sinks })
     }
 
     /// Everything for `/v1/status`.
@@ -152,7 +156,12 @@ impl Inside {
             }
         }
         for sink in self.sinks.iter().flat_map(SinkRunner::status) {
-            metrics::gauge!("quikflow_sink_lag", "sink" => sink.sink).set(sink.lag as f64);
+            let label = [("sink", sink.sink)];
+            metrics::gauge!("quikflow_sink_lag", &label).set(sink.lag as f64);
+            // 0: the store is called; 1: only now and then; 2: such a try is under way; 3: the sink has ended.
+            let breaker = if sink.state.is_stopped() { 3.0 } else { f64::from(sink.circuit as u8) };
+            metrics::gauge!("quikflow_sink_breaker", &label).set(breaker);
+            metrics::gauge!("quikflow_sink_batch_rows", &label).set(sink.batch_rows as f64);
         }
         metrics::gauge!("quikflow_log_bytes").set(self.broker.stored_bytes() as f64);
         metrics::gauge!("quikflow_log_wal_bytes").set(self.broker.wal_bytes() as f64);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 pub mod count;
+pub mod phrases;
 pub mod random;
 
 use serde_json::Value;

@@ -73,7 +73,7 @@ impl Format {
         }
         let known: Vec<&str> = FORMATS.iter().map(|(_, media, _)| *media).collect();
         let detail = format!("nothing in Accept can be given; there is {}", known.join(", "));
-        Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", detail))
+        Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail))
     }
 }
 

@@ -268,8 +268,9 @@ pub const PATHS: &[Endpoint] = &[
         path: "/v1/lag",
         tag: "process",
         summary: "Lag of every topology and sink",
-        doc: "`settled`: all lag is zero and every closed window has reached its store.",
-        answer: r#"{"lag":0,"settled":true,"groups":[{"group":"sink:messages","lag":0,"partitions":[{"group":"sink:messages","topic":"QuikApp.messages","partition":0,"position":7,"end":7,"lag":0}]}]}"#,
+        doc: "`settled`: all lag is zero and every closed window has reached its store. `late`: records that came too late \
+              for a window, by topology. `sinks`: whether each sink's store answers (`state`, `circuit`).",
+        answer: r#"{"lag":0,"settled":true,"late":{"channel-activity":3},"sinks":[{"sink":"messages","store":"messages","state":"running","circuit":"closed"}],"groups":[{"group":"sink:messages","lag":0,"partitions":[{"group":"sink:messages","topic":"QuikApp.messages","partition":0,"position":7,"end":7,"lag":0}]}]}"#,
         ..NONE
     },
     Endpoint {

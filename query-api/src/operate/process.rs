@@ -19,7 +19,7 @@ impl From<IntrospectionError> for Problem {
             IntrospectionError::UnknownTopology { name, known } => {
                 Problem::not_found(unknown("topology", &name, known.iter().map(String::as_str)))
             }
-            IntrospectionError::NotHere(message) => Problem::new(StatusCode::NOT_IMPLEMENTED, "not-here", message),
+            IntrospectionError::NotHere(message) => Problem::new(StatusCode::NOT_IMPLEMENTED, "not_here", message),
             IntrospectionError::Failed(message) => Problem::new(StatusCode::CONFLICT, "failed", message),
         }
     }
@@ -42,7 +42,9 @@ pub(crate) async fn lag(State(state): State<QueryState>, RawQuery(query): RawQue
         })
         .collect();
     let total: u64 = report.rows.iter().map(|r| r.lag).sum();
-    Ok(axum::Json(json!({ "lag": total, "settled": report.settled, "groups": shown })))
+    Ok(axum::Json(
+        json!({ "lag": total, "settled": report.settled, "late": report.late, "sinks": report.sinks, "groups": shown }),
+    ))
 }
 
 /// `GET /v1/topologies`

@@ -29,7 +29,7 @@ pub fn execution(error: &DataFusionError) -> Problem {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "memory-limit",
+            "memory_limit",
             "the query needs more memory than one query may have: narrow the time range, group by fewer columns, \
              or add a limit",
         ),
@@ -41,7 +41,7 @@ pub fn execution(error: &DataFusionError) -> Problem {
         | DataFusionError::Execution(_)
         | DataFusionError::Plan(_)
         | DataFusionError::SchemaError(..)
-        | DataFusionError::NotImplemented(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "query-failed", message(error)),
+        | DataFusionError::NotImplemented(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "query_failed", message(error)),
         _ => Problem::internal(error),
     }
 }

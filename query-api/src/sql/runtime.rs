@@ -122,13 +122,9 @@ impl QueryRuntime {
 
     async fn enter(&self, lane: Lane) -> Result<Permit, Problem> {
         let gate = self.gate(lane);
-        let place = gate.places.clone().try_acquire_owned().map_err(|_| Problem {
-            retry_after: Some(1),
-            ..Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too-many-queries",
-                "as many queries as allowed are running and waiting, try again in a moment",
-            )
+        let place = gate.places.clone().try_acquire_owned().map_err(|_| {
+            let detail = "as many queries as allowed are running and waiting, try again in a moment";
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_queries", detail).retry_after(Duration::from_secs(1))
         })?;
         let running = gate.running.clone().acquire_owned().await.map_err(Problem::internal)?;
         Ok(Permit { _place: place, _running: running })
@@ -220,7 +216,7 @@ fn out_of_time(limit: Duration) -> Problem {
     let limit = quikflow_topics::units::show_duration(limit);
     Problem::new(
         StatusCode::GATEWAY_TIMEOUT,
-        "time-limit",
+        "time_limit",
         format!("the query took longer than {limit} and was cancelled: narrow the time range or ask for less"),
     )
 }

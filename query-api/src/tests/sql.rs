@@ -183,11 +183,11 @@ async fn memory_is_bounded_and_refusal_is_polite() {
                GROUP BY a.messages * 1000000 + b.messages * 1000 + c.messages";
     let (status, answer) = house.sql(sql).await;
     assert_eq!(status, 422, "{answer}");
-    assert_eq!(answer["type"], "urn:quikflow:problem:memory-limit");
+    assert_eq!(answer["type"], "urn:quikflow:memory_limit");
     let sort =
         "SELECT a.channel FROM channel_activity a, channel_activity b, channel_activity c ORDER BY a.messages * c.messages";
     let (status, answer) = house.sql(sort).await;
-    assert_eq!((status.as_u16(), &answer["type"]), (422, &json!("urn:quikflow:problem:memory-limit")), "{answer}");
+    assert_eq!((status.as_u16(), &answer["type"]), (422, &json!("urn:quikflow:memory_limit")), "{answer}");
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ fn no_rollup(info: &TableInfo, column: &str) -> FieldError {
         "`{column}` of `{}` does not roll up: its value for a group cannot be had from the values of the parts; {hint}",
         info.name
     );
-    FieldError { path: column.to_owned(), rule: "no_rollup".to_owned(), message }
+    FieldError { path: column.to_owned(), rule: "no_rollup".to_owned(), message, ..FieldError::default() }
 }
 
 /// The end of a group's window: where the group has a window at all.

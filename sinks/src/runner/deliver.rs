@@ -10,70 +10,83 @@ use quikflow_topics::dead_letter::{DeadLetter, DeadLetterStatus, Origin};
 use quikflow_topics::ids::{Offset, PartitionId};
 use quikflow_topics::json::encode::Encoder;
 use quikflow_topics::{failpoint, schema};
+use std::time::Duration;
 
 impl Task {
     /// Writes `rows`; when it returns they are in the store or dead letters, and `next` is stored.
+    ///
+    /// A batch is cut where the pace allows fewer rows than it has, and into halves where the store
+    /// takes offence at it as a whole: in the end one row is to blame. Pieces are written in order.
     pub(crate) fn deliver(&self, rows: RecordBatch, from: &Positions, next: &Positions, generation: u64) -> Result<(), End> {
-        let mut rows = rows;
-        let mut failures = 0;
-        loop {
+        let mut pieces = vec![(rows, from.clone(), next.clone())];
+        while let Some((rows, from, next)) = pieces.pop() {
+            let room = self.pace.lock().rows();
+            if rows.num_rows() > room {
+                cut(&mut pieces, rows, from, next, room)?;
+                continue;
+            }
             let batch = WriteBatch { sink: self.setup.sink.clone(), rows: rows.clone(), generation, next: next.clone() };
             failpoint::hit("sink.flush.before");
-            let answer = self.wait(self.store.write(batch));
-            let outcomes = match answer {
+            let started = self.clock.elapsed();
+            let outcomes = match self.wait(self.store.write(batch)) {
                 Ok(outcomes) if outcomes.len() == rows.num_rows() => outcomes,
                 Ok(outcomes) => {
                     let (got, want) = (outcomes.len(), rows.num_rows());
                     return Err(End::Failed(format!("the store {} answered for {got} rows of {want}", self.store.name())));
                 }
                 Err(StoreError::Unavailable { message, retry_after, .. }) => {
-                    failures += 1;
-                    self.back_off(failures, &message, retry_after)?;
+                    self.back_off(&message, retry_after)?;
+                    pieces.push((rows, from, next));
                     continue;
                 }
                 Err(refused @ StoreError::Refused { .. }) => return Err(End::Failed(refused.to_string())),
                 Err(StoreError::BadRequest(message)) => match rows.num_rows() {
                     0 => return Err(End::Failed(message)),
                     1 => vec![ItemOutcome::Rejected { code: "refused".into(), message }],
-                    // Some row spoils the batch: each half on its own.
                     count => {
-                        let half = count / 2;
-                        let (first, second) = (rows.slice(0, half), rows.slice(half, count - half));
-                        let middle = after(from, &first)?;
-                        self.deliver(first, from, &middle, generation)?;
-                        return self.deliver(second, &middle, next, generation);
+                        cut(&mut pieces, rows, from, next, count / 2)?;
+                        continue;
                     }
                 },
             };
             failpoint::hit("sink.flush.after");
-            let (mut busy, mut letters) = (Vec::new(), Vec::new());
-            for (row, outcome) in outcomes.iter().enumerate() {
-                match outcome {
-                    ItemOutcome::Busy => busy.push(row as u32),
-                    ItemOutcome::Rejected { code, message } => letters.push(self.letter(&rows, row, "sink", code, message)?),
-                    ItemOutcome::Written | ItemOutcome::Older => {}
-                }
+            let took = self.clock.elapsed().saturating_sub(started);
+            if let Some(rest) = self.settle(&rows, &outcomes, took)? {
+                // The busy ones again; with none left, an empty batch stores `next`.
+                pieces.push((rest, from, next));
             }
-            let dead = letters.len() as u64;
-            self.bury(letters)?;
-            {
-                let count = |wanted: &ItemOutcome| outcomes.iter().filter(|o| *o == wanted).count() as u64;
-                let mut status = self.status.lock();
-                status.written += count(&ItemOutcome::Written);
-                status.older += count(&ItemOutcome::Older);
-                status.dead += dead;
-            }
-            if busy.is_empty() && dead == 0 {
-                self.recovered();
-                return Ok(());
-            }
-            if !busy.is_empty() {
-                failures += 1;
-                self.back_off(failures, "some rows are busy", None)?;
-            }
-            // The busy ones again; with none left, an empty batch stores `next`.
-            rows = take_record_batch(&rows, &UInt32Array::from(busy)).map_err(|e| End::Failed(e.to_string()))?;
         }
+        Ok(())
+    }
+
+    /// Buries what was rejected. Answers the rows to be written again; none: all is stored, and `next` with it.
+    fn settle(&self, rows: &RecordBatch, outcomes: &[ItemOutcome], took: Duration) -> Result<Option<RecordBatch>, End> {
+        let (mut busy, mut letters) = (Vec::new(), Vec::new());
+        for (row, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                ItemOutcome::Busy => busy.push(row as u32),
+                ItemOutcome::Rejected { code, message } => letters.push(self.letter(rows, row, "sink", code, message)?),
+                ItemOutcome::Written | ItemOutcome::Older => {}
+            }
+        }
+        let dead = letters.len() as u64;
+        self.bury(letters)?;
+        {
+            let count = |wanted: &ItemOutcome| outcomes.iter().filter(|o| *o == wanted).count() as u64;
+            let mut status = self.status.lock();
+            status.written += count(&ItemOutcome::Written);
+            status.older += count(&ItemOutcome::Older);
+            status.dead += dead;
+        }
+        if busy.is_empty() {
+            self.worked(outcomes.len(), took);
+            if dead == 0 {
+                return Ok(None);
+            }
+        } else {
+            self.back_off("some rows are busy", None)?;
+        }
+        take_record_batch(rows, &UInt32Array::from(busy)).map(Some).map_err(|e| End::Failed(e.to_string()))
     }
 
     /// Stores dead letters durably, before the offset passes them (R14).
@@ -112,6 +125,18 @@ impl Task {
             status: DeadLetterStatus::Open,
         })
     }
+}
+
+/// A batch, where the sink stands before it, and behind it.
+type Piece = (RecordBatch, Positions, Positions);
+
+/// Cuts a piece behind its first `rows` rows; the last of `pieces` is the next to be written.
+fn cut(pieces: &mut Vec<Piece>, piece: RecordBatch, from: Positions, next: Positions, rows: usize) -> Result<(), End> {
+    let first = piece.slice(0, rows);
+    let middle = after(&from, &first)?;
+    pieces.push((piece.slice(rows, piece.num_rows() - rows), middle.clone(), next));
+    pieces.push((first, from, middle));
+    Ok(())
 }
 
 fn columns(rows: &RecordBatch) -> Result<(&arrow::array::UInt32Array, &arrow::array::UInt64Array), End> {

@@ -8,10 +8,12 @@
 //!
 //! * [`task`]: one sink's loop
 //! * [`deliver`]: one batch: retry, per-item outcomes, bisecting, dead letters
+//! * [`pace`]: how many rows a call holds, how long a pause takes, when the circuit opens
 //! * [`replay`]: dead letters on their second way
 //! * [`status`]: what can be seen from outside
 
 mod deliver;
+mod pace;
 mod replay;
 pub mod status;
 mod task;
@@ -58,6 +60,12 @@ pub struct RunnerOptions {
     pub max_back_off: Duration,
     /// Failures in a row after which the circuit is open.
     pub breaker: u32,
+    /// Retries that may be spent before the circuit opens, in a row or not; four successes earn one back.
+    pub budget: u32,
+    /// Rows of a try while the circuit is open, and the fewest that failures bring a batch down to.
+    pub probe_rows: usize,
+    /// How a pause after a failure is spent; none: by sleeping. Tests spend it in virtual time.
+    pub rest: Option<Rest>,
     /// How often stores are tidied while there is something to do.
     pub housekeeping: Duration,
     /// How often dead letters to be replayed are looked for.
@@ -73,9 +81,22 @@ impl Default for RunnerOptions {
             back_off: Duration::from_millis(50),
             max_back_off: Duration::from_secs(30),
             breaker: 5,
+            budget: 20,
+            probe_rows: 64,
+            rest: None,
             housekeeping: Duration::from_secs(5),
             replays: Duration::from_secs(2),
         }
+    }
+}
+
+/// What is done in place of sleeping.
+#[derive(Clone)]
+pub struct Rest(pub Arc<dyn Fn(Duration) + Send + Sync>);
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rest")
     }
 }
 
@@ -177,6 +198,7 @@ impl SinkRunner {
                 clock: clock.clone(),
                 runtime: runtime.clone(),
                 signal: runner.signal.clone(),
+                pace: Mutex::new(pace::Pace::new(&options)),
                 options: options.clone(),
                 status,
             });

@@ -54,6 +54,8 @@ pub struct SinkStatus {
     pub circuit: Circuit,
     /// The next offset to read, by partition.
     pub positions: Positions,
+    /// Rows that the next call may hold: fewer while the store is slow or failing.
+    pub batch_rows: usize,
     /// Records not yet taken.
     pub lag: u64,
     /// Rows that took effect.
@@ -87,6 +89,7 @@ impl SinkStatus {
             state: State::Running,
             circuit: Circuit::Closed,
             positions: Positions::new(),
+            batch_rows: 0,
             lag: 0,
             written: 0,
             older: 0,

@@ -1,5 +1,6 @@
 //! One sink's loop: read, filter, write, report; start anew where the topic was reset.
 
+use super::pace::Pace;
 use super::status::{Circuit, SinkStatus, State};
 use super::{RunnerOptions, Signal, SinkSetup};
 use crate::store::{Store, StoreError};
@@ -23,6 +24,7 @@ pub(crate) struct Task {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) signal: Arc<Signal>,
     pub(crate) options: RunnerOptions,
+    pub(crate) pace: Mutex<Pace>,
     pub(crate) status: Arc<Mutex<SinkStatus>>,
 }
 
@@ -76,17 +78,13 @@ impl Task {
 
     /// Tries until it works: pauses where the other side is busy or away.
     pub(crate) fn persist<T>(&self, mut call: impl FnMut() -> Result<T, StoreError>) -> Result<T, End> {
-        let mut failures = 0;
         loop {
             match call() {
                 Ok(done) => {
-                    self.recovered();
+                    self.worked(0, Duration::ZERO);
                     return Ok(done);
                 }
-                Err(StoreError::Unavailable { message, retry_after, .. }) => {
-                    failures += 1;
-                    self.back_off(failures, &message, retry_after)?;
-                }
+                Err(StoreError::Unavailable { message, retry_after, .. }) => self.back_off(&message, retry_after)?,
                 Err(other) => return Err(End::Failed(other.to_string())),
             }
         }
@@ -94,12 +92,12 @@ impl Task {
 
     /// The same for calls of the broker.
     pub(crate) fn persist_broker<T>(&self, mut call: impl FnMut() -> Result<T, BrokerError>) -> Result<T, End> {
-        let mut failures = 0;
+        let mut failed = false;
         loop {
             let (message, hint) = match call() {
                 Ok(done) => {
-                    if failures > 0 {
-                        self.recovered();
+                    if failed {
+                        self.worked(0, Duration::ZERO);
                     }
                     return Ok(done);
                 }
@@ -107,40 +105,49 @@ impl Task {
                 Err(error @ (BrokerError::Full { .. } | BrokerError::Storage(_))) => (error.to_string(), None),
                 Err(other) => return Err(other.into()),
             };
-            failures += 1;
-            self.back_off(failures, &message, hint)?;
+            failed = true;
+            self.back_off(&message, hint)?;
         }
     }
 
-    pub(crate) fn recovered(&self) {
+    /// A call went through.
+    pub(crate) fn worked(&self, rows: usize, took: Duration) {
+        let mut pace = self.pace.lock();
+        pace.worked(rows, took);
         let mut status = self.status.lock();
+        status.batch_rows = pace.rows();
         status.state = State::Running;
         status.circuit = Circuit::Closed;
     }
 
-    /// A pause that doubles with each failure, between half and the whole of it.
-    pub(crate) fn back_off(&self, failures: u32, error: &str, hint: Option<Duration>) -> Result<(), End> {
-        {
+    /// A call did not go through: pauses as the pace says.
+    pub(crate) fn back_off(&self, error: &str, hint: Option<Duration>) -> Result<(), End> {
+        let (pause, failures, open) = {
+            let mut pace = self.pace.lock();
+            let seed = format!("{}:{}:{}", self.setup.sink.name, pace.failures(), self.clock.elapsed().as_nanos());
+            let jitter = (xxh3_64(seed.as_bytes()) % 1_000) as f64 / 1_000.0;
+            let pause = pace.failed(jitter, hint);
+            let (failures, open) = (pace.failures(), pace.open());
             let mut status = self.status.lock();
+            status.batch_rows = pace.rows();
             status.state = State::BackingOff { error: error.to_owned(), failures };
-            status.circuit = if failures >= self.options.breaker { Circuit::Open } else { Circuit::Closed };
-        }
+            status.circuit = if open { Circuit::Open } else { Circuit::Closed };
+            (pause, failures, open)
+        };
+        metrics::counter!("quikflow_sink_failures_total", "sink" => self.setup.sink.name.clone()).increment(1);
         if self.signal.stopping() {
             return Err(End::Stop);
         }
         tracing::warn!(sink = self.setup.sink.name, error, failures, "a write failed, it will be tried again");
-        let longest =
-            self.options.back_off.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.options.max_back_off);
-        let seed = format!("{}:{failures}:{}", self.setup.sink.name, self.clock.elapsed().as_nanos());
-        let jitter = (xxh3_64(seed.as_bytes()) % 1_000) as f64 / 2_000.0;
-        let pause = hint.unwrap_or_default().min(self.options.max_back_off).max(longest.mul_f64(0.5 + jitter));
-        self.signal.pause(pause);
+        match &self.options.rest {
+            Some(rest) => (rest.0)(pause),
+            None => self.signal.pause(pause),
+        }
         if self.signal.stopping() {
             return Err(End::Stop);
         }
-        let mut status = self.status.lock();
-        if status.circuit == Circuit::Open {
-            status.circuit = Circuit::HalfOpen;
+        if open {
+            self.status.lock().circuit = Circuit::HalfOpen;
         }
         Ok(())
     }
@@ -194,8 +201,9 @@ impl Task {
     fn gather(&self, reader: &mut dyn TopicReader) -> Result<(Option<RecordBatch>, u64), End> {
         let projection = Projection::all(&self.setup.topic);
         let (mut batches, mut rows, mut bytes, mut waited) = (Vec::new(), 0, 0, false);
-        while rows < self.options.max_rows && bytes < self.options.max_bytes {
-            let slice: Option<Arc<dyn Slice>> = self.persist_broker(|| reader.poll(self.options.max_rows - rows))?;
+        let most = self.pace.lock().rows();
+        while rows < most && bytes < self.options.max_bytes {
+            let slice: Option<Arc<dyn Slice>> = self.persist_broker(|| reader.poll(most - rows))?;
             match slice {
                 Some(slice) => {
                     rows += slice.rows();

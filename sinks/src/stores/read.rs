@@ -216,17 +216,18 @@ pub(crate) fn get(store: &StoreFile, layout: &Layout, id: &str) -> Result<Option
     statement.query_row([key_of(layout, id)], |row| document(layout, row)).optional().map_err(at)
 }
 
-/// Documents by row ids, in that order.
+/// Documents by row ids, in that order, each with its id; rows that have gone are left out.
 pub(crate) fn by_ids(
     connection: &Connection,
     store: &'static str,
     layout: &Layout,
     ids: &[i64],
-) -> Result<Vec<serde_json::Value>, StoreError> {
+) -> Result<Vec<(i64, serde_json::Value)>, StoreError> {
     let at = fault(store);
-    let sql = format!("SELECT {} FROM {} AS t WHERE _id = ?1", document_columns(layout), layout.table());
+    let sql = format!("SELECT {} FROM {} AS t WHERE _id = ?1 AND _gone = 0", document_columns(layout), layout.table());
     let mut statement = connection.prepare_cached(&sql).map_err(at)?;
-    ids.iter().map(|id| statement.query_row([id], |row| document(layout, row)).map_err(at)).collect()
+    let mut one = |id: &i64| statement.query_row([id], |row| Ok((*id, document(layout, row)?))).optional().map_err(at);
+    ids.iter().filter_map(|id| one(id).transpose()).collect()
 }
 
 /// Where a document stands in a list: time, place of its sink among those of the table, row.

@@ -112,6 +112,7 @@ impl Table {
 pub(crate) struct Reads {
     tables: BTreeMap<String, Table>,
     search: Option<String>,
+    rankings: Arc<search::Rankings>,
     inbox: Option<String>,
     counts: Option<String>,
     /// Whether marks set in the inbox are known to be among the counts.
@@ -310,8 +311,11 @@ impl Search for Reads {
         let layout = table.first()?;
         match table.side {
             Side::Twin(inner) => {
-                blocking(inner.file.name, move || search::find(&inner.file, &layout, &query, &filter, cursor.as_deref(), limit))
-                    .await
+                let rankings = self.rankings.clone();
+                let looked_for = move || {
+                    search::find(&inner.file, &layout, &rankings, (&query, &filter), cursor.as_deref(), limit)
+                };
+                blocking(inner.file.name, looked_for).await
             }
             Side::Real(store) => {
                 let this = store.clone();

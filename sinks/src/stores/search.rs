@@ -13,6 +13,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 const TOKENIZE: &str = "tokenize='unicode61 remove_diacritics 2'";
 
@@ -121,12 +122,68 @@ pub(crate) fn tidy(
     Ok(())
 }
 
+/// What is looked for, in SQL: every match with its score.
+struct Question {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Question {
+    fn new(layout: &Layout, query: &Query, filter: &[(String, String)]) -> Result<Question, StoreError> {
+        let index = index_of(layout);
+        let mut values = vec![Value::Text(query.fts().to_owned())];
+        let mut condition = String::new();
+        if !filter.is_empty() {
+            // Asked of each match. As `rowid IN (…)` the index would be searched anew for every row of the list.
+            let conditions = read::conditions(layout, filter, None, None, &mut values)?;
+            condition = format!(" AND EXISTS (SELECT 1 FROM {} WHERE _id = {index}.rowid AND {conditions})", layout.table());
+        }
+        let sql = format!("SELECT rowid AS id, bm25({index}) AS score FROM {index} WHERE {index} MATCH ?1{condition}");
+        Ok(Question { sql, values })
+    }
+
+    fn ask(&self, connection: &Connection, order: &str) -> rusqlite::Result<Vec<(i64, f64)>> {
+        let mut statement = connection.prepare_cached(&format!("{} {order}", self.sql))?;
+        let rows = statement.query_map(rusqlite::params_from_iter(&self.values), |r| Ok((r.get(0)?, r.get(1)?)))?;
+        rows.collect()
+    }
+}
+
+/// All matches of a question, best first.
+type Ranking = Arc<Vec<(i64, f64)>>;
+
+/// The rankings of questions whose next pages were asked for: ranking is work on every match, and a
+/// page needs a hundred. Kept for a minute, 8 MiB of them at most.
+pub(crate) struct Rankings(moka::sync::Cache<String, Ranking>);
+
+impl Default for Rankings {
+    fn default() -> Rankings {
+        let size = |key: &String, ranking: &Ranking| u32::try_from(key.len() + ranking.len() * 16).unwrap_or(u32::MAX);
+        let cache = moka::sync::Cache::builder().max_capacity(8 << 20).weigher(size).time_to_live(Duration::from_secs(60));
+        Rankings(cache.build())
+    }
+}
+
+impl Rankings {
+    fn of(&self, name: &str, question: &Question, connection: &Connection) -> rusqlite::Result<Ranking> {
+        let key = format!("{name}\u{1f}{}\u{1f}{:?}", question.sql, question.values);
+        if let Some(ranking) = self.0.get(&key) {
+            return Ok(ranking);
+        }
+        let mut all = question.ask(connection, "")?;
+        all.sort_unstable_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        let ranking = Arc::new(all);
+        self.0.insert(key, ranking.clone());
+        Ok(ranking)
+    }
+}
+
 /// Finds rows that hold all words, best first.
 pub(crate) fn find(
     file: &StoreFile,
     layout: &Layout,
-    query: &str,
-    filter: &[(String, String)],
+    rankings: &Rankings,
+    (query, filter): (&str, &[(String, String)]),
     cursor: Option<&str>,
     limit: usize,
 ) -> Result<Page, StoreError> {
@@ -135,50 +192,47 @@ pub(crate) fn find(
         return Err(StoreError::BadRequest("the query holds no word; write words or \"a phrase\"".into()));
     };
     let limit = limit.clamp(1, 1_000);
-    let index = index_of(layout);
-    let mut values = vec![Value::Text(query.fts().to_owned())];
-    let mut condition = String::new();
-    if !filter.is_empty() {
-        let conditions = read::conditions(layout, filter, None, None, &mut values)?;
-        condition = format!(" AND rowid IN (SELECT _id FROM {} WHERE {conditions})", layout.table());
-    }
-    let mut after = String::new();
-    if let Some(cursor) = cursor {
-        let bad = || StoreError::BadRequest("`cursor` is not one that a page gave".into());
-        let (score, id) = cursor.split_once('.').ok_or_else(bad)?;
-        let bits = u64::from_str_radix(score, 16).map_err(|_| bad())?;
-        values.push(Value::Real(f64::from_bits(bits)));
-        values.push(Value::Integer(id.parse().map_err(|_| bad())?));
-        after = format!("WHERE (score, id) > (?{}, ?{})", values.len() - 1, values.len());
-    }
-    let sql = format!(
-        "SELECT id, score FROM (SELECT rowid AS id, bm25({index}) AS score FROM {index} WHERE {index} MATCH ?1{condition})
-         {after} ORDER BY score, id LIMIT {}",
-        limit + 1
-    );
+    let question = Question::new(layout, &query, filter)?;
+    let after = cursor.map(place).transpose()?;
     let reader = file.reader()?;
     let connection = reader.get()?;
-    let mut found: Vec<(i64, f64)> = {
-        let mut statement = connection.prepare_cached(&sql).map_err(at)?;
-        let rows = statement.query_map(rusqlite::params_from_iter(values), |r| Ok((r.get(0)?, r.get(1)?))).map_err(at)?;
-        rows.collect::<rusqlite::Result<_>>().map_err(at)?
+    let mut found: Vec<(i64, f64)> = match after {
+        None => question.ask(connection, &format!("ORDER BY score, id LIMIT {}", limit + 1)).map_err(at)?,
+        Some((score, id)) => {
+            let ranking = rankings.of(&layout.sink.name, &question, connection).map_err(at)?;
+            // Scores move with what is written meanwhile; where the row itself stands is surer.
+            let next =
+                ranking.iter().position(|(row, _)| *row == id).map(|at| at + 1).unwrap_or_else(|| {
+                    ranking.partition_point(|(row, other)| other.total_cmp(&score).then(row.cmp(&id)).is_le())
+                });
+            ranking.iter().skip(next).take(limit + 1).copied().collect()
+        }
     };
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(id, score)| format!("{:x}.{id}", score.to_bits()));
     let ids: Vec<i64> = found.iter().map(|(id, _)| *id).collect();
+    let scores: BTreeMap<i64, f64> = found.into_iter().collect();
     let mut items = read::by_ids(connection, file.name, layout, &ids)?;
     let name = &layout.columns[text_column(layout)?].name;
-    let texts: Vec<String> = items.iter().map(|i| plain(i[name.as_str()].as_str().unwrap_or_default()).into_owned()).collect();
+    let texts: Vec<String> =
+        items.iter().map(|(_, i)| plain(i[name.as_str()].as_str().unwrap_or_default()).into_owned()).collect();
     let fragments = fragments(&texts, &query).map_err(at)?;
-    for ((item, (_, score)), fragment) in items.iter_mut().zip(&found).zip(fragments) {
+    for ((id, item), fragment) in items.iter_mut().zip(fragments) {
         if let Some(fields) = item.as_object_mut() {
-            fields.insert("score".into(), serde_json::Value::from(-score));
+            fields.insert("score".into(), scores.get(id).map_or(0.0, |score| -score).into());
             let list: Vec<serde_json::Value> = fragment.into_iter().map(serde_json::Value::String).collect();
             fields.insert("highlights".into(), serde_json::Value::Array(list));
         }
     }
-    Ok(Page { items, cursor: next })
+    Ok(Page { items: items.into_iter().map(|(_, item)| item).collect(), cursor: next })
+}
+
+/// A cursor as the score and the id of a page's last row.
+fn place(cursor: &str) -> Result<(f64, i64), StoreError> {
+    let read = |(score, id): (&str, &str)| Some((f64::from_bits(u64::from_str_radix(score, 16).ok()?), id.parse().ok()?));
+    let place = cursor.split_once('.').and_then(read);
+    place.ok_or_else(|| StoreError::BadRequest("`cursor` is not one that a page gave".into()))
 }
 
 /// A fragment of each text with its matches marked: FTS5's own answer, from a small index in memory.

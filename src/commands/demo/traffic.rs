@@ -1,4 +1,4 @@
-//! The demo's traffic: most of it as a file by HTTP, some members by PUT, some messages by WebSocket.
+//! The demo's traffic: channel members to their topic, most of the rest as a file, some messages by WebSocket.
 
 use super::Args;
 use crate::client::Client;
@@ -18,8 +18,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 const STORY_MICROS: i64 = 3_600_000_000;
 /// Messages that go by WebSocket.
 const BY_SOCKET: usize = 500;
-/// Members that are added by PUT.
-const BY_PUT: usize = 20;
+/// The topic of channel members.
+const MEMBERS: &str = "QuikApp.members";
+/// Members a request.
+const AT_ONCE: usize = 500;
 
 /// Sends everything.
 ///
@@ -44,13 +46,12 @@ pub(super) async fn send(args: &Args, data: &Path, ingest: &str, token: Option<&
         ids: false,
     };
     // Messages of the last part go by WebSocket, after the file: it is the newest.
-    let (mut by_file, mut by_socket, mut by_put) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut by_file, mut by_socket, mut by_topic) = (Vec::new(), Vec::new(), Vec::new());
     let last_part = args.events.saturating_sub(args.events / 10);
     for (at, event) in Traffic::new(story).enumerate() {
-        if event.name == "MEMBER_ADDED" && by_put.len() < BY_PUT {
-            by_put.push(event.json.clone());
-        }
-        if event.name == "MESSAGE_SENT" && by_socket.len() < BY_SOCKET && at as u64 >= last_part {
+        if event.name == "MEMBER_ADDED" {
+            by_topic.push(event.json);
+        } else if event.name == "MESSAGE_SENT" && by_socket.len() < BY_SOCKET && at as u64 >= last_part {
             by_socket.push(event.json);
         } else {
             serde_json::to_writer(&mut by_file, &event.json).context("generate")?;
@@ -59,21 +60,21 @@ pub(super) async fn send(args: &Args, data: &Path, ingest: &str, token: Option<&
     }
     let path = data.join("demo.jsonl");
     std::fs::File::create(&path).and_then(|mut file| file.write_all(&by_file)).context(path.display())?;
+    members(&by_topic, ingest, token).await?;
+    out::line(format!("to the topic {MEMBERS}: {} channel members", by_topic.len()))?;
     let summary = sender::send(&path, options, clock).await?;
     out::line(summary.text("by HTTP"))?;
-    members(&by_put, ingest, token).await?;
-    out::line(format!("by PUT: {} channel members", by_put.len()))?;
     let stored = socket(&by_socket, ingest, token).await?;
     out::line(format!("by WebSocket: {stored} of {} messages stored", by_socket.len()))?;
     std::fs::remove_file(&path).context(path.display())
 }
 
+/// They joined when the story says so: `PUT …/members/…` would stamp them with the door's own time,
+/// and the story's messages would miss them.
 async fn members(events: &[Value], ingest: &str, token: Option<&str>) -> Result<(), Failure> {
     let client = Client::exactly(ingest, token)?;
-    for event in events {
-        let text = |name: &str| crate::commands::path_segment(event["payload"][name].as_str().unwrap_or(""));
-        let path = format!("/api/v1/channels/{}/members/{}", text("channelId"), text("userId"));
-        client.send(client.request(reqwest::Method::PUT, &path)).await?;
+    for events in events.chunks(AT_ONCE) {
+        client.post(&format!("/v1/topics/{MEMBERS}/records?records=false"), &json!(events)).await?;
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     /// The last epoch, p50 and p99 in milliseconds, records a second.
     engine: (u64, f64, f64, f64),
     failure: Option<String>,
+    /// What sinks say whose store does not answer.
+    troubled: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -52,6 +54,7 @@ impl Snapshot {
                 number(engine, "rows_per_second"),
             ),
             failure: engine.get("failure").and_then(Value::as_str).map(str::to_owned),
+            troubled: lag::troubled(report).into_iter().map(|(sink, state)| (format!("sink:{sink}"), state)).collect(),
         }
     }
 
@@ -82,11 +85,12 @@ impl Snapshot {
 
     /// Followers with their lag, the furthest behind first.
     pub(crate) fn followers(&self) -> Table {
-        let mut table = Table::new(["follower", "topic", "lag"]);
+        let mut table = Table::new(["follower", "topic", "lag", "state"]);
         let mut rows: Vec<_> = self.lag.iter().collect();
         rows.sort_by_key(|(key, (lag, _))| (std::cmp::Reverse(*lag), (*key).clone()));
         for ((group, topic), (lag, _)) in rows {
-            table.row([group.clone(), topic.clone(), thousands(*lag)]);
+            let state = self.troubled.get(group).cloned().unwrap_or_default();
+            table.row([group.clone(), topic.clone(), thousands(*lag), state]);
         }
         table
     }
