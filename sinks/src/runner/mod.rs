@@ -75,8 +75,8 @@ pub struct RunnerOptions {
 impl Default for RunnerOptions {
     fn default() -> RunnerOptions {
         RunnerOptions {
-            max_rows: 16_384,
-            max_bytes: 16 << 20,
+            max_rows: 4_096,
+            max_bytes: 4 << 20,
             linger: Duration::from_millis(20),
             back_off: Duration::from_millis(50),
             max_back_off: Duration::from_secs(30),

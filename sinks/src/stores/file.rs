@@ -51,14 +51,15 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 impl StoreFile {
-    /// Opens or creates the file. `page` is the page size of a new file, in bytes.
-    pub(crate) fn open(name: &'static str, path: &Path, page: u32) -> Result<StoreFile, StoreError> {
+    /// Opens or creates the file. `page` is the page size of a new file, in bytes; `cache` what the
+    /// writer keeps of it, in KiB.
+    pub(crate) fn open(name: &'static str, path: &Path, page: u32, cache: i32) -> Result<StoreFile, StoreError> {
         let at = fault(name);
         let writer = Connection::open(path).map_err(at)?;
         writer.pragma_update(None, "page_size", page).map_err(at)?;
         writer.pragma_update(None, "journal_mode", "WAL").map_err(at)?;
         writer.pragma_update(None, "synchronous", "FULL").map_err(at)?;
-        writer.pragma_update(None, "cache_size", -16_384).map_err(at)?;
+        writer.pragma_update(None, "cache_size", -cache).map_err(at)?;
         writer.pragma_update(None, "journal_size_limit", 64 << 20).map_err(at)?;
         writer.busy_timeout(Duration::from_secs(5)).map_err(at)?;
         writer.set_prepared_statement_cache_capacity(128);
@@ -87,7 +88,7 @@ impl StoreFile {
                 let connection = Connection::open(&self.path).map_err(at)?;
                 connection.busy_timeout(Duration::from_secs(5)).map_err(at)?;
                 connection.pragma_update(None, "query_only", true).map_err(at)?;
-                connection.pragma_update(None, "cache_size", -4_096).map_err(at)?;
+                connection.pragma_update(None, "cache_size", -2_048).map_err(at)?;
                 connection.set_prepared_statement_cache_capacity(32);
                 connection
             }

@@ -46,7 +46,7 @@ pub(crate) fn create(connection: &Connection, store: &'static str, layout: &Layo
             "CREATE VIRTUAL TABLE {index} USING fts5(body, content='', contentless_delete=1, {TOKENIZE});
              INSERT INTO {index}({index}, rank) VALUES('automerge', 8);
              INSERT INTO {index}({index}, rank) VALUES('crisismerge', 32);
-             INSERT INTO {index}({index}, rank) VALUES('hashsize', 33554432);"
+             INSERT INTO {index}({index}, rank) VALUES('hashsize', 8388608);"
         ))
         .map_err(at)
 }
