@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const QUIKFLOW: &str = env!("CARGO_BIN_EXE_quikflow");
 
-struct Server {
+pub(crate) struct Server {
     child: std::process::Child,
     addresses: Vec<String>,
 }
 
 impl Server {
-    fn start(data: &Path, parts: &[&str]) -> Outcome<Server> {
+    pub(crate) fn start(data: &Path, parts: &[&str]) -> Outcome<Server> {
         Server::start_with(&shipped(), data, parts)
     }
 
@@ -46,22 +46,22 @@ impl Server {
         Ok(Server { child, addresses })
     }
 
-    fn ingest(&self) -> &str {
+    pub(crate) fn ingest(&self) -> &str {
         &self.addresses[0]
     }
 
-    fn query(&self) -> &str {
+    pub(crate) fn query(&self) -> &str {
         self.addresses.last().map_or("", String::as_str)
     }
 
-    fn settle(&self) -> Outcome<()> {
+    pub(crate) fn settle(&self) -> Outcome<()> {
         let mut command = std::process::Command::new(QUIKFLOW);
         command.args(["lag", "--wait", "--timeout", "900s", "--url", &format!("http://{}", self.query())]);
         let output = command.output()?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
     }
 
-    fn stop(mut self) -> Outcome<()> {
+    pub(crate) fn stop(mut self) -> Outcome<()> {
         std::process::Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         self.child.wait()?;
         Ok(())
@@ -93,7 +93,7 @@ fn shape(records: u64) -> Shape {
     Shape { events: records, channels: 200, users: 5_000, step_seconds: 16.0, content: 600 }
 }
 
-fn write_file(file: &Path, records: u64) -> Outcome<()> {
+pub(crate) fn write_file(file: &Path, records: u64) -> Outcome<()> {
     let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
     let mut line = String::new();
     for event in events(shape(records), 2) {
@@ -104,7 +104,7 @@ fn write_file(file: &Path, records: u64) -> Outcome<()> {
     Ok(out.flush()?)
 }
 
-fn send(server: &Server, file: &Path, more: &[&str]) -> Outcome<()> {
+pub(crate) fn send(server: &Server, file: &Path, more: &[&str]) -> Outcome<()> {
     let mut command = std::process::Command::new(QUIKFLOW);
     command.arg("send").arg(file).args(["--url", &format!("http://{}", server.ingest())]).args(more);
     let output = command.output()?;
@@ -178,7 +178,7 @@ pub(crate) fn single(records: u64, connections: u64) -> Outcome<()> {
     server.stop()
 }
 
-fn requests(records: u64) -> Vec<Vec<u8>> {
+pub(crate) fn requests(records: u64) -> Vec<Vec<u8>> {
     let made = events(shape(records), 3).map(|event| {
         let mut body = String::new();
         json_line(&event, &mut body);
@@ -193,7 +193,7 @@ fn request(path: &str, kind: &str, body: &str) -> Vec<u8> {
 }
 
 /// Sends one request and reads one answer, which must be a 202.
-async fn exchange(socket: &mut TcpStream, request: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn exchange(socket: &mut TcpStream, request: &[u8]) -> std::io::Result<()> {
     socket.write_all(request).await?;
     let mut answer = vec![0; 4096];
     let mut have = 0;

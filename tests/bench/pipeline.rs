@@ -1,12 +1,13 @@
 //! The benchmark: what it costs, beside a bare loop that does the same for one fixed question.
 //!
-//!     cargo bench --profile dev --bench pipeline -- [a] [b] [c] [d] [e] [f] [--events N]
+//!     cargo bench --profile dev --bench pipeline -- [a] [b] [c] [d] [e] [f] [g] [--events N]
 //!
 //! Prints events/s, CPU seconds per million events (of the server, or of this process), wall time
 //! and peak memory. Nothing here is a test: figures go to docs/benchmarks.md.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod beside;
 mod data;
 mod door;
 mod engine;
@@ -23,8 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         match argument.as_str() {
             "--events" => records = arguments.next().ok_or("--events wants a number")?.parse()?,
             "--bench" => {}
-            "a" | "b" | "c" | "d" | "e" | "f" => cases.push(argument),
-            _ => return Err(format!("unknown case {argument}: a, b, c, d, e, f, or none for all; --events N").into()),
+            "a" | "b" | "c" | "d" | "e" | "f" | "g" => cases.push(argument),
+            _ => return Err(format!("unknown case {argument}: a, b, c, d, e, f, g, or none for all; --events N").into()),
         }
     }
     let wanted = |case: &str| cases.is_empty() || cases.iter().any(|c| c == case);
@@ -43,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if wanted("b") {
         door::visible(20_000, 30)?;
+    }
+    if wanted("g") {
+        beside::cross_join(200, 60)?;
     }
     Ok(())
 }

@@ -1,20 +1,25 @@
 //! Messages are found through the search API by a phrase of theirs.
 //!
 //! The phrase is a piece of the message as it was sent, outside of tags. Many messages of bots differ
-//! in a number only; so of a message's pieces that one is taken which the fewest messages hold, as
-//! this file counts them, from the raw contents.
+//! in a number only; so of a message's pieces one is taken that few messages hold, as this file counts
+//! them, from the raw contents.
 
 use super::Server;
 use super::random::Random;
 use futures::StreamExt;
 use hashbrown::HashMap;
 use serde_json::Value;
+use std::ops::Range;
 
 /// A message: (channelId, messageId), content.
 pub type Sent = (String, String, String);
 
-/// Words of a phrase, the most first.
-const LENGTHS: [usize; 4] = [8, 5, 3, 2];
+/// Words of a phrase.
+const LENGTHS: [usize; 3] = [2, 3, 5];
+/// A word that no more messages hold is rare.
+const RARE: u32 = 200;
+/// A phrase that more messages hold tells none of them apart: bots write the same line thousands of times.
+const COMMON: u32 = 300;
 /// The longest phrase, in bytes.
 const LONGEST: usize = 200;
 /// Requests under way at a time.
@@ -60,53 +65,76 @@ fn runs(text: &str) -> Vec<Run> {
     runs
 }
 
-/// Every phrase of so many words: its place, and the hash of its words.
-fn phrases(run: &Run, words: usize) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
+/// Words of a text in a row.
+struct Phrase {
+    place: Range<usize>,
+    hash: u64,
+    words: Vec<u64>,
+}
+
+/// Every phrase of so many words.
+fn phrases(run: &Run, words: usize) -> impl Iterator<Item = Phrase> + '_ {
     run.windows(words).map(move |window| {
-        let hash =
-            window.iter().fold(words as u64, |hash, word| (hash ^ word.2).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
-        (window[0].0, window[words - 1].1, hash)
+        let words = window.iter().map(|word| word.2).collect();
+        Phrase { place: window[0].0..window[window.len() - 1].1, hash: of_words(window), words }
     })
 }
 
-/// A message's phrases, of the most words that one of its runs has.
-fn candidates(content: &str) -> Vec<(usize, usize, u64)> {
-    let runs = runs(content);
-    let of = |words: usize| -> Vec<_> {
-        runs.iter().flat_map(|run| phrases(run, words)).filter(|(from, to, _)| to - from <= LONGEST).collect()
-    };
-    LENGTHS.iter().map(|words| of(*words)).find(|found| !found.is_empty()).unwrap_or_default()
+/// The hash of words in a row.
+fn of_words(window: &[(usize, usize, u64)]) -> u64 {
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    window.iter().fold(window.len() as u64, |hash, word| mix(hash, word.2))
 }
 
-/// So many messages drawn by seed, each with the phrase of it that the fewest messages hold.
+/// A message's phrases.
+fn candidates(content: &str) -> Vec<Phrase> {
+    let all = runs(content);
+    let phrases = all.iter().flat_map(|run| LENGTHS.iter().flat_map(move |words| phrases(run, *words)));
+    phrases.filter(|phrase| phrase.place.len() <= LONGEST).collect()
+}
+
+/// So many messages drawn by seed, each with a phrase of it: one around a rare word if it has one,
+/// else the one that the fewest messages hold. Messages without any that tells them apart are left out.
 fn drawn(sent: &[Sent], count: usize, seed: u64) -> Vec<(&Sent, &str)> {
     let mut random = Random(seed);
-    let mut drawn = Vec::new();
-    for _ in 0..count * 20 {
+    let mut drawn: Vec<(&Sent, Vec<Phrase>)> = Vec::new();
+    // Nineteen of twenty have such a phrase.
+    while drawn.len() < count + count / 5 {
         let message = &sent[random.below(sent.len() as u64) as usize];
         let phrases = candidates(&message.2);
-        if !phrases.is_empty() && drawn.len() < count {
+        if !phrases.is_empty() {
             drawn.push((message, phrases));
         }
     }
-    assert_eq!(drawn.len(), count, "too few messages have a phrase");
-    let mut holders: HashMap<u64, u32> = drawn.iter().flat_map(|(_, phrases)| phrases.iter().map(|p| (p.2, 0))).collect();
+    let mut holders: HashMap<u64, u32> = HashMap::new();
+    for phrase in drawn.iter().flat_map(|(_, phrases)| phrases) {
+        holders.insert(phrase.hash, 0);
+        holders.extend(phrase.words.iter().map(|word| (*word, 0)));
+    }
     for (_, _, content) in sent {
         for run in runs(content) {
-            for words in LENGTHS {
-                for (_, _, hash) in phrases(&run, words) {
-                    if let Some(holders) = holders.get_mut(&hash) {
-                        *holders += 1;
-                    }
+            let hashes = LENGTHS.iter().flat_map(|words| run.windows(*words).map(of_words));
+            for hash in hashes.chain(run.iter().map(|word| word.2)) {
+                if let Some(holders) = holders.get_mut(&hash) {
+                    *holders += 1;
                 }
             }
         }
     }
-    let rarest = |(message, phrases): (&'_ Sent, Vec<(usize, usize, u64)>)| {
-        let best = phrases.iter().min_by_key(|p| holders[&p.2]).copied();
-        best.map(|(from, to, _)| (from, to)).unwrap_or((0, message.2.len()))
+    let cost = |phrase: &Phrase| {
+        let rarest = phrase.words.iter().map(|word| holders[word]).min().unwrap_or(0);
+        if rarest <= RARE { (0, rarest) } else { (1, holders[&phrase.hash]) }
     };
-    drawn.into_iter().map(|(message, phrases)| (message, rarest((message, phrases)))).map(|(m, (a, b))| (m, &m.2[a..b])).collect()
+    let drawn: Vec<(&Sent, &str)> = drawn
+        .into_iter()
+        .filter_map(|(message, phrases)| {
+            let best = phrases.iter().min_by_key(|phrase| cost(phrase)).filter(|best| cost(best).1 <= COMMON)?;
+            Some((message, &message.2[best.place.clone()]))
+        })
+        .take(count)
+        .collect();
+    assert_eq!(drawn.len(), count, "too few messages have a phrase that tells them apart");
+    drawn
 }
 
 /// 1,000 messages drawn by seed are found by a phrase of theirs.
