@@ -311,11 +311,10 @@ impl Search for Reads {
         let layout = table.first()?;
         match table.side {
             Side::Twin(inner) => {
-                let rankings = self.rankings.clone();
-                let looked_for = move || {
-                    search::find(&inner.file, &layout, &rankings, (&query, &filter), cursor.as_deref(), limit)
-                };
-                blocking(inner.file.name, looked_for).await
+                let (rankings, name) = (self.rankings.clone(), inner.file.name);
+                let looked_for =
+                    move || search::find(&inner.file, &layout, &rankings, (&query, &filter), cursor.as_deref(), limit);
+                blocking(name, looked_for).await
             }
             Side::Real(store) => {
                 let this = store.clone();
