@@ -31,6 +31,8 @@ mod layout;
 mod merge;
 #[cfg(feature = "mongodb")]
 mod mongodb;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod outbox;
 mod read;
 mod reads;
@@ -190,6 +192,8 @@ fn backend(store: &str, urls: &StoreUrls) -> Result<Arc<dyn Backend>, StoreError
         ("elasticsearch", url) => Ok(Arc::new(elasticsearch::Elastic::new(url)?)),
         #[cfg(feature = "clickhouse")]
         ("clickhouse", url) => Ok(Arc::new(clickhouse::ClickHouse::new(url)?)),
+        #[cfg(feature = "mysql")]
+        ("mysql", url) => Ok(Arc::new(mysql::Sql::new(url, urls.mysql_replica.as_deref())?)),
         (other, _) => Err(StoreError::Refused {
             store: "stores",
             message: format!(

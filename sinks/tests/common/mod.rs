@@ -95,7 +95,7 @@ pub(crate) struct Plan {
     pub(crate) sink: Arc<SinkSpec>,
     pub(crate) topic: Arc<TopicSpec>,
     dir: tempfile::TempDir,
-    urls: StoreUrls,
+    pub(crate) urls: StoreUrls,
     rows: Vec<Row>,
     seed: u64,
 }
@@ -161,6 +161,10 @@ impl Plan {
         let dir = tempfile::tempdir().expect("a folder");
         let urls = urls_for(dir.path(), &[store.to_owned()]);
         Plan { sink: Arc::new(sink), topic: Arc::new(topic), dir, urls, rows, seed }
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub(crate) fn open(&self) -> Stores {

@@ -129,7 +129,18 @@ impl Remote {
 
     /// A sink's stored progress; the default where it has none.
     pub(crate) async fn progress_of(&self, sink: &str) -> Result<SinkProgress, StoreError> {
-        let Some(text) = self.backend.note(&format!("{sink}/progress")).await? else { return Ok(SinkProgress::default()) };
+        let note = self.backend.note(&format!("{sink}/progress")).await?;
+        self.progress_in(sink, note)
+    }
+
+    /// What rows read after it reflect at least.
+    pub(crate) async fn as_of(&self, sink: &str) -> Result<SinkProgress, StoreError> {
+        let note = self.backend.read_note(&format!("{sink}/progress")).await?;
+        self.progress_in(sink, note)
+    }
+
+    fn progress_in(&self, sink: &str, note: Option<String>) -> Result<SinkProgress, StoreError> {
+        let Some(text) = note else { return Ok(SinkProgress::default()) };
         let read: Result<(u64, Vec<(u32, u64)>), _> = serde_json::from_str(&text);
         let (generation, positions) =
             read.map_err(|e| refused(self.backend.name(), format!("the offsets of sink `{sink}` cannot be read: {e}")))?;

@@ -135,6 +135,16 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// A page of rows that readers see; more than `equals` asks for is allowed in no case.
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError>;
 
+    /// A note as reads see it: from a replica, that of the replica.
+    async fn read_note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.note(name).await
+    }
+
+    /// Rows as reads see them.
+    async fn read(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        self.fetch(layout, keys).await
+    }
+
     /// Writes a batch.
     async fn write(&self, layout: &Layout, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         write::rows(self, layout, batch).await

@@ -33,7 +33,7 @@ pub(crate) fn scan(remote: &Arc<Remote>, layout: &Arc<Layout>, request: &ScanReq
     let (this, of, asked) = (remote.clone(), layout.clone(), request.clone());
     let (as_of, batches) = remote.block(async move {
         this.ready(&of).await?;
-        let as_of = this.progress_of(&of.sink.name).await?.positions;
+        let as_of = this.as_of(&of.sink.name).await?.positions;
         let batches = this.backend.clone().scan(of, columns, asked).await?;
         Ok((as_of, batches))
     })?;
@@ -74,7 +74,7 @@ pub(crate) fn counts(remote: &Arc<Remote>, layouts: Vec<Arc<Layout>>, request: &
         let mut as_of = None;
         for layout in layouts {
             this.ready(&layout).await?;
-            let progress = this.progress_of(&layout.sink.name).await?;
+            let progress = this.as_of(&layout.sink.name).await?;
             as_of.get_or_insert(progress.positions);
             for (user, unread) in this.backend.all_unread(&layout).await? {
                 *users.entry(user).or_default() += unread;
@@ -177,7 +177,7 @@ pub(crate) async fn get(
         for layout in layouts {
             this.ready(&layout).await?;
             let key = key_of(&layout, &id);
-            let rows = this.backend.fetch(&layout, std::slice::from_ref(&key)).await?;
+            let rows = this.backend.read(&layout, std::slice::from_ref(&key)).await?;
             if let Some(row) = rows.iter().find(|row| row.key == key && !row.gone) {
                 return Ok(Some(document(&layout, row)));
             }

@@ -1,0 +1,456 @@
+//! MySQL (and MariaDB): a table a sink, a row a key, through `sqlx`.
+//!
+//! Rows are locked, compared with their guards, and written by `INSERT … ON DUPLICATE KEY UPDATE`
+//! whose assignments hold the guard once more. Keys are binary, as MySQL's texts compare with
+//! padding. Times are microseconds. Reads go to the replica where one is set, offsets included, so
+//! that `as_of` is of what the replica holds. Shared tables come by migrations; values are bound.
+
+use super::layout::Layout;
+use super::remote::read::ByPage;
+use super::remote::write::shares;
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use crate::store::{ScanRequest, StoreError};
+use quikflow_topics::catalogue::FieldType;
+use quikflow_topics::ids::EventTime;
+use rusqlite::types::Value;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPool, MySqlPoolOptions, MySqlRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Error, Executor, MySql, QueryBuilder, Row, SqlSafeStr};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+const NAME: &str = "mysql";
+/// Bytes of one statement; servers take 16 MiB and more.
+const BYTES: usize = 4 << 20;
+/// Holes that a statement may have are 65,535.
+const HOLES: usize = 60_000;
+/// Deadlocks in a row that are tried again at once.
+const TRIES: usize = 5;
+/// The longest key, in bytes, that an index takes.
+const LONGEST_KEY: usize = 3_000;
+const NOTES: &str = "CREATE TABLE IF NOT EXISTS _quikflow_notes (name VARBINARY(700) PRIMARY KEY, text LONGTEXT \
+                     CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL) ENGINE = InnoDB";
+
+/// A server, and perhaps a replica of it.
+pub(crate) struct Sql {
+    primary: MySqlConnectOptions,
+    database: String,
+    replica: Option<MySqlConnectOptions>,
+    pools: (OnceCell<MySqlPool>, OnceCell<MySqlPool>),
+}
+
+fn number_of(error: &Error) -> u16 {
+    let database = error.as_database_error().and_then(|e| e.try_downcast_ref::<MySqlDatabaseError>());
+    database.map_or(0, MySqlDatabaseError::number)
+}
+
+fn fault(error: Error) -> StoreError {
+    let short = |text: &str| text.chars().take(300).collect::<String>();
+    match &error {
+        Error::Database(database) => {
+            let number = number_of(&error);
+            let text = short(database.message());
+            match number {
+                1045 | 1698 => refused(NAME, "wrong user or password"),
+                1044 | 1142 | 1143 | 1227 => refused(NAME, "the user may not do this in the database that the URL names"),
+                1049 => refused(NAME, "there is no database of the name that the URL gives"),
+                1290 | 1792 | 1836 => refused(NAME, "the server is read-only; is it a replica?"),
+                1021 | 1114 => unavailable(NAME, "the server's disk is full"),
+                1040 | 1053 | 1146 | 1158..=1161 | 1203 | 1205 | 1213 | 1226 | 3024 => unavailable(NAME, text),
+                // Data that does not fit: some row is to blame.
+                1048 | 1118 | 1153 | 1264 | 1265 | 1292 | 1366 | 1406 => StoreError::BadRequest(text),
+                _ => refused(NAME, format!("error {number}: {text}")),
+            }
+        }
+        Error::Configuration(_) => refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database"),
+        Error::Tls(e) => refused(NAME, format!("TLS: {e}")),
+        Error::Io(e) => unavailable(NAME, e),
+        Error::PoolTimedOut => unavailable(NAME, "no connection within five seconds"),
+        Error::ColumnDecode { .. } | Error::Decode(_) | Error::ColumnNotFound(_) => {
+            refused(NAME, "a stored row has another form")
+        }
+        _ => unavailable(NAME, short(&error.to_string())),
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+fn sql_type(ty: FieldType) -> &'static str {
+    match ty {
+        FieldType::Int | FieldType::Bool | FieldType::Timestamp => "BIGINT",
+        FieldType::Float => "DOUBLE",
+        FieldType::String | FieldType::Json | FieldType::StringList => "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    }
+}
+
+fn options(url: &str) -> Result<MySqlConnectOptions, StoreError> {
+    let bad = || refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database");
+    if !url.starts_with("mysql://") && !url.starts_with("mariadb://") {
+        return Err(bad());
+    }
+    MySqlConnectOptions::from_str(url).map(ConnectOptions::disable_statement_logging).map_err(|_| bad())
+}
+
+fn stored(layout: &Layout, row: &MySqlRow) -> Result<Stored, Error> {
+    let mut values = Vec::with_capacity(layout.columns.len());
+    for (i, column) in layout.columns.iter().enumerate() {
+        let value = match column.ty {
+            FieldType::Int | FieldType::Bool | FieldType::Timestamp => row.try_get::<Option<i64>, _>(i + 7)?.map(Value::Integer),
+            FieldType::Float => row.try_get::<Option<f64>, _>(i + 7)?.map(Value::Real),
+            FieldType::String | FieldType::Json | FieldType::StringList => {
+                row.try_get::<Option<String>, _>(i + 7)?.map(Value::Text)
+            }
+        };
+        values.push(value.unwrap_or(Value::Null));
+    }
+    Ok(Stored {
+        key: String::from_utf8_lossy(&row.try_get::<Vec<u8>, _>(0)?).into_owned(),
+        base: row.try_get(1)?,
+        gone: row.try_get::<i64, _>(2)? != 0,
+        arrival: row.try_get(3)?,
+        revision: row.try_get(4)?,
+        versions: row.try_get(5)?,
+        sets: row.try_get(6)?,
+        values,
+    })
+}
+
+fn bind_value(list: &mut sqlx::query_builder::Separated<'_, MySql, &'static str>, ty: FieldType, value: &Value) {
+    match (ty, value) {
+        (FieldType::Float, Value::Real(r)) => list.push_bind(*r),
+        (FieldType::Float, Value::Integer(i)) => list.push_bind(*i as f64),
+        (FieldType::Int | FieldType::Bool | FieldType::Timestamp, Value::Integer(i)) => list.push_bind(*i),
+        (FieldType::String | FieldType::Json | FieldType::StringList, Value::Text(t)) => list.push_bind(t.clone()),
+        _ => list.push_bind(None::<i64>),
+    };
+}
+
+impl Sql {
+    /// The server at `url`; nothing is asked of it yet.
+    pub(crate) fn new(url: &str, replica: Option<&str>) -> Result<Sql, StoreError> {
+        let primary = options(url)?;
+        let database = primary.get_database().unwrap_or("quikflow").to_owned();
+        let replica = replica.map(options).transpose()?;
+        let replica = replica.map(|r| if r.get_database().is_some() { r } else { r.database(&database) });
+        Ok(Sql { primary: primary.database(&database), database, replica, pools: Default::default() })
+    }
+
+    async fn pool(&self) -> Result<&MySqlPool, StoreError> {
+        self.pools.0.get_or_try_init(|| async { connect(&self.primary, &self.database).await }).await
+    }
+
+    /// Where reads go.
+    async fn readers(&self) -> Result<&MySqlPool, StoreError> {
+        let Some(replica) = &self.replica else { return self.pool().await };
+        let connect = || async { pool_options().connect_with(replica.clone()).await.map_err(fault) };
+        self.pools.1.get_or_try_init(connect).await
+    }
+
+    async fn note_from(&self, pool: &MySqlPool, name: &str) -> Result<Option<String>, StoreError> {
+        let found = sqlx::query("SELECT text FROM _quikflow_notes WHERE name = ?").bind(name.as_bytes()).fetch_optional(pool);
+        found.await.map_err(fault)?.map(|row| row.try_get(0).map_err(fault)).transpose()
+    }
+
+    /// Writes rows in one transaction.
+    async fn put_share(&self, layout: &Layout, share: &[Put]) -> Result<Vec<PutOutcome>, Error> {
+        let Ok(pool) = self.pool().await else { return Err(Error::PoolTimedOut) };
+        let table = quoted(&layout.sink.name);
+        let mut change = pool.begin().await?;
+        let mut sql = QueryBuilder::<MySql>::new(format!("SELECT _k, _v, _rev FROM {table} WHERE _k IN ("));
+        let mut list = sql.separated(", ");
+        for put in share {
+            list.push_bind(put.row.key.as_bytes().to_vec());
+        }
+        sql.push(") ORDER BY _k FOR UPDATE");
+        let mut there: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
+        for row in sql.build().fetch_all(&mut *change).await? {
+            there.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+        }
+        let (mut taken, mut outcomes) = (Vec::with_capacity(share.len()), Vec::with_capacity(share.len()));
+        for put in share {
+            let old = there.get(put.row.key.as_bytes());
+            let holds = match put.guard {
+                Guard::Newer => old.is_none_or(|(version, _)| put.row.base > *version),
+                Guard::Absent => old.is_none(),
+                Guard::Revision(revision) => old.map(|(_, revision)| *revision) == revision,
+            };
+            outcomes.push(if put.row.key.len() > LONGEST_KEY {
+                let message = format!("the key is longer than {LONGEST_KEY} bytes");
+                PutOutcome::Rejected { code: "key_too_long".into(), message }
+            } else if holds {
+                taken.push(put);
+                PutOutcome::Done
+            } else {
+                PutOutcome::Lost
+            });
+        }
+        if let Some(first) = taken.first() {
+            let mut sql = QueryBuilder::<MySql>::new(format!("INSERT INTO {table} ({}) ", names(layout)));
+            sql.push_values(&taken, |mut list, Put { row, .. }| {
+                list.push_bind(row.key.as_bytes().to_vec()).push_bind(row.base).push_bind(i64::from(row.gone));
+                list.push_bind(row.arrival).push_bind(row.revision).push_bind(row.versions.clone()).push_bind(row.sets.clone());
+                for (column, value) in layout.columns.iter().zip(&row.values) {
+                    bind_value(&mut list, column.ty, value);
+                }
+            });
+            // The guards of a batch are of one kind.
+            sql.push(on_duplicate(layout, first.guard));
+            sql.build().execute(&mut *change).await?;
+        }
+        change.commit().await?;
+        Ok(outcomes)
+    }
+
+    async fn rows(&self, pool: &MySqlPool, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for share in keys.chunks(1_000) {
+            let mut sql = QueryBuilder::<MySql>::new(select(layout));
+            sql.push("_k IN (");
+            let mut list = sql.separated(", ");
+            for key in share {
+                list.push_bind(key.as_bytes());
+            }
+            sql.push(")");
+            for row in sql.build().fetch_all(pool).await.map_err(fault)? {
+                rows.push(stored(layout, &row).map_err(fault)?);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn pool_options() -> MySqlPoolOptions {
+    // Rows that are not there are locked as gaps at this level only.
+    let level = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+    MySqlPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(5))
+        .after_connect(move |connection, _| Box::pin(async move { connection.execute(level).await.map(|_| ()) }))
+}
+
+/// Connects, and makes the database where it is missing and may be made.
+async fn connect(options: &MySqlConnectOptions, database: &str) -> Result<MySqlPool, StoreError> {
+    match pool_options().connect_with(options.clone()).await {
+        Err(error) if number_of(&error) == 1049 => {
+            let anywhere = pool_options().max_connections(1).connect_with(options.clone().database("")).await.map_err(fault)?;
+            let sql = format!("CREATE DATABASE IF NOT EXISTS {} CHARACTER SET utf8mb4", quoted(database));
+            sqlx::query(AssertSqlSafe(sql)).execute(&anywhere).await.map_err(fault)?;
+            anywhere.close().await;
+            pool_options().connect_with(options.clone()).await.map_err(fault)
+        }
+        other => other.map_err(fault),
+    }
+}
+
+fn names(layout: &Layout) -> String {
+    let columns: Vec<String> = layout.columns.iter().map(|c| quoted(&c.name)).collect();
+    format!("_k, _v, _gone, _arr, _rev, _vs, _sets, {}", columns.join(", "))
+}
+
+fn select(layout: &Layout) -> String {
+    format!("SELECT {} FROM {} WHERE ", names(layout), quoted(&layout.sink.name))
+}
+
+/// What an insert does where the key is there: the guard once more, in every assignment. MySQL
+/// assigns from left to right, so what the guard looks at comes last.
+fn on_duplicate(layout: &Layout, guard: Guard) -> String {
+    let (holds, last) = match guard {
+        Guard::Absent => return " ON DUPLICATE KEY UPDATE _k = _k".to_owned(),
+        Guard::Newer => ("VALUES(_v) > _v", "_v"),
+        Guard::Revision(_) => ("VALUES(_rev) = _rev + 1", "_rev"),
+    };
+    let mut all: Vec<String> = ["_v", "_gone", "_arr", "_rev", "_vs", "_sets"].map(str::to_owned).into();
+    all.retain(|name| name != last);
+    all.extend(layout.columns.iter().map(|c| quoted(&c.name)));
+    all.push(last.to_owned());
+    let each: Vec<String> = all.iter().map(|name| format!("{name} = IF({holds}, VALUES({name}), {name})")).collect();
+    format!(" ON DUPLICATE KEY UPDATE {}", each.join(", "))
+}
+
+#[async_trait::async_trait]
+impl Backend for Sql {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let pool = self.pool().await?;
+        let row = sqlx::query("SELECT CAST(VERSION() AS CHAR), CAST(@@global.read_only AS SIGNED)")
+            .fetch_one(pool)
+            .await
+            .map_err(fault)?;
+        let (version, read_only): (String, i64) = (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?);
+        let mut numbers = version.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 7) {
+            return Err(refused(
+                NAME,
+                format!("the server is of version {version}, MySQL 5.7 or MariaDB 10.2 or later is needed"),
+            ));
+        }
+        if read_only != 0 {
+            return Err(refused(NAME, "the server is read-only; is it a replica?"));
+        }
+        let notes = Migration::new(1, Cow::Borrowed("notes of sinks"), MigrationType::Simple, NOTES.into_sql_str(), false);
+        let migrator = Migrator { migrations: Cow::Owned(vec![notes]), ..Migrator::DEFAULT };
+        migrator.run(pool).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => fault(error),
+            other => refused(NAME, format!("the migrations of the database do not fit: {other}")),
+        })
+    }
+
+    async fn ensure(&self, layout: &Layout) -> Result<(), StoreError> {
+        let pool = self.pool().await?;
+        let table = quoted(&layout.sink.name);
+        let column = |c: &super::layout::Column| format!("{} {} NULL", quoted(&c.name), sql_type(c.ty));
+        let columns: Vec<String> = layout.columns.iter().map(column).collect();
+        let time = quoted(&layout.columns[layout.time].name);
+        let mut indexes = format!("INDEX `by time` ({time}), INDEX `by arrival` (_arr)");
+        for at in layout.index.iter().filter(|at| **at != layout.time) {
+            let column = &layout.columns[*at];
+            let prefix = if sql_type(column.ty).starts_with("LONGTEXT") { "(191)" } else { "" };
+            indexes.push_str(&format!(", INDEX {} ({}{prefix}, {time})", quoted(&format!("by {at}")), quoted(&column.name)));
+        }
+        let text = sql_type(FieldType::String);
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {table} (_k VARBINARY({LONGEST_KEY}) NOT NULL PRIMARY KEY, _v BIGINT NOT NULL,
+             _gone BIGINT NOT NULL, _arr BIGINT NOT NULL, _rev BIGINT NOT NULL, _vs {text} NULL, _sets {text} NULL, {}, {indexes})
+             ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
+            columns.join(", ")
+        );
+        sqlx::query(AssertSqlSafe(create)).execute(pool).await.map_err(fault)?;
+        let there = sqlx::query(
+            "SELECT CAST(column_name AS CHAR) FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ?",
+        );
+        let there = there.bind(&layout.sink.name).fetch_all(pool).await.map_err(fault)?;
+        let there: Vec<String> = there.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(fault)?;
+        let more: Vec<String> = layout
+            .columns
+            .iter()
+            .filter(|c| !there.iter().any(|name| name.eq_ignore_ascii_case(&c.name)))
+            .map(|c| format!("ADD COLUMN {}", column(c)))
+            .collect();
+        if more.is_empty() {
+            return Ok(());
+        }
+        let alter = format!("ALTER TABLE {table} {}", more.join(", "));
+        sqlx::query(AssertSqlSafe(alter)).execute(pool).await.map(|_| ()).map_err(fault)
+    }
+
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.note_from(self.pool().await?, name).await
+    }
+
+    async fn read_note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.note_from(self.readers().await?, name).await
+    }
+
+    async fn set_note(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO _quikflow_notes (name, text) VALUES (?, ?) ON DUPLICATE KEY UPDATE text = VALUES(text)";
+        let run = sqlx::query(sql).bind(name.as_bytes()).bind(text).execute(self.pool().await?);
+        run.await.map(|_| ()).map_err(fault)
+    }
+
+    async fn clear(&self, layout: &Layout) -> Result<(), StoreError> {
+        let sql = format!("TRUNCATE TABLE {}", quoted(&layout.sink.name));
+        sqlx::query(AssertSqlSafe(sql)).execute(self.pool().await?).await.map(|_| ()).map_err(fault)
+    }
+
+    async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError> {
+        let sql = format!("DELETE FROM {} WHERE _arr < ? LIMIT 2000", quoted(&layout.sink.name));
+        loop {
+            let run = sqlx::query(AssertSqlSafe(sql.clone())).bind(before.0).execute(self.pool().await?);
+            if run.await.map_err(fault)?.rows_affected() < 2_000 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn fetch(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        self.rows(self.pool().await?, layout, keys).await
+    }
+
+    async fn read(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
+        self.rows(self.readers().await?, layout, keys).await
+    }
+
+    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+        let mut outcomes = Vec::with_capacity(puts.len());
+        for share in shares(puts, (HOLES / (layout.columns.len() + 7)).min(500), BYTES) {
+            let mut tries = 0;
+            outcomes.extend(loop {
+                match self.put_share(layout, &share).await {
+                    // Another writer of new keys waits for the same gaps: one of the two begins again.
+                    Err(error) if number_of(&error) == 1213 && tries < TRIES => tries += 1,
+                    done => break done.map_err(fault)?,
+                }
+            });
+        }
+        Ok(outcomes)
+    }
+
+    async fn page(&self, layout: &Layout, wanted: &Select) -> Result<Vec<Stored>, StoreError> {
+        let time = quoted(&layout.columns[layout.time].name);
+        let mut sql = QueryBuilder::<MySql>::new(select(layout));
+        sql.push("_gone = 0");
+        for (bound, sign) in [(wanted.from, ">="), (wanted.to, "<")] {
+            if let Some(bound) = bound {
+                sql.push(format!(" AND {time} {sign} ")).push_bind(bound);
+            }
+        }
+        for (at, value) in &wanted.equals {
+            let column = quoted(&layout.columns[*at].name);
+            match (layout.columns[*at].ty, value) {
+                (FieldType::StringList, Value::Text(text)) => {
+                    sql.push(format!(" AND JSON_CONTAINS({column}, JSON_QUOTE(")).push_bind(text.clone()).push("))");
+                }
+                // Texts compare with padding: their lengths must agree as well.
+                (_, Value::Text(text)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(text.clone());
+                    sql.push(format!(" AND OCTET_LENGTH({column}) = ")).push_bind(text.len() as i64);
+                }
+                (_, Value::Integer(i)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(*i);
+                }
+                (_, Value::Real(r)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(*r);
+                }
+                (_, Value::Null | Value::Blob(_)) => {
+                    sql.push(" AND FALSE");
+                }
+            }
+        }
+        match &wanted.order {
+            Order::ByKey(after) => {
+                if let Some(after) = after {
+                    sql.push(" AND _k > ").push_bind(after.as_bytes().to_vec());
+                }
+                sql.push(" ORDER BY _k");
+            }
+            Order::Newest(after) => {
+                if let Some((at, key)) = after {
+                    sql.push(format!(" AND ({time} < ")).push_bind(*at).push(format!(" OR ({time} = ")).push_bind(*at);
+                    sql.push(" AND _k < ").push_bind(key.as_bytes().to_vec()).push("))");
+                }
+                sql.push(format!(" ORDER BY {time} DESC, _k DESC"));
+            }
+        }
+        sql.push(" LIMIT ").push_bind(i64::try_from(wanted.limit).unwrap_or(i64::MAX));
+        let rows = sql.build().fetch_all(self.readers().await?).await.map_err(fault)?;
+        rows.iter().map(|row| stored(layout, row).map_err(fault)).collect()
+    }
+
+    async fn scan(
+        self: Arc<Self>,
+        layout: Arc<Layout>,
+        columns: Vec<usize>,
+        request: ScanRequest,
+    ) -> Result<Box<dyn Batches>, StoreError> {
+        Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+    }
+}
