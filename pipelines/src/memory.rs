@@ -326,8 +326,10 @@ impl Broker for MemoryBroker {
             state.meta.entry(topology).or_default().insert(name, value);
         }
         for letter in commit.dead_letters {
-            if state.dead.iter().all(|known| known.id != letter.id) {
-                state.dead.push(letter);
+            match state.dead.iter_mut().find(|known| known.id == letter.id) {
+                Some(known) if known.status == DeadLetterStatus::Replaying => *known = letter,
+                Some(_) => {}
+                None => state.dead.push(letter),
             }
         }
         for letter in state.dead.iter_mut().filter(|letter| commit.replayed.contains(&letter.id)) {
@@ -413,6 +415,8 @@ impl Broker for MemoryBroker {
                 }
             }
             state.offsets.insert(group, ends);
+        } else {
+            state.dead.retain(|letter| letter.topology.as_deref() != Some(topology) || !letter.id.starts_with("step:"));
         }
         for name in outputs {
             if let Some(topic) = state.topics.get_mut(name) {

@@ -114,6 +114,12 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
         }
         What::Replay { .. } | What::Resolve { .. } => {
             out::line(format!("{} marked {}", answer["marked"], table::cell(answer.get("status"))))?;
+            if matches!(args.what, What::Replay { .. }) && answer["marked"] != 0 {
+                out::note(
+                    "the step or sink that failed takes them now, each at most once; `quikflow dlq show ID` says what came of it: \
+                     replayed, or open again with the reason",
+                );
+            }
             let skipped = answer.get("skipped").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             for one in skipped {
                 out::note(format!("{}: {}", table::cell(one.get("id")), table::cell(one.get("reason"))));

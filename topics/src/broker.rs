@@ -282,7 +282,7 @@ pub struct EpochCommit {
     pub offsets: Vec<(String, String, PartitionId, Offset)>,
     /// Small values by (topology, name): time (R4), counters (R20), fingerprint (R12). Replaced whole.
     pub meta: Vec<(String, String, Vec<u8>)>,
-    /// Taken once by id.
+    /// Taken once by id; one whose replay failed (it is `Replaying`) takes the old one's place.
     pub dead_letters: Vec<DeadLetter>,
     /// Dead letters whose replay this epoch applied.
     pub replayed: Vec<String>,
@@ -444,7 +444,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Storage errors.
     fn last_epoch(&self) -> Result<Epoch, BrokerError>;
     /// Throws away a topology's state, meta and offsets, and the records of the topics given, whose
-    /// generation goes up (R13); it starts anew at `from`.
+    /// generation goes up (R13); it starts anew at `from`. Dead letters of its steps whose records it
+    /// reads again are forgotten.
     ///
     /// # Errors
     /// Storage errors.

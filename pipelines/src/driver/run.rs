@@ -107,6 +107,9 @@ impl VirtualEngine {
         for task in &made.work.tasks {
             self.core.read(made.work.epoch, task, &mut parcels)?;
         }
+        for task in &made.work.replays {
+            self.core.replay(made.work.epoch, task, &mut parcels)?;
+        }
         let mut by_level: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for level in 1..=self.graph.levels {
             for parcel in parcels.drain(..) {
@@ -123,6 +126,7 @@ impl VirtualEngine {
         self.scheduler.note(0, &effects.gauges);
         let commit = self.gatherer.gather(made, vec![effects], self.clock.now())?;
         self.broker.commit_epoch(commit)?.wait()?;
+        self.scheduler.committed(made);
         Ok(())
     }
 }

@@ -61,7 +61,9 @@ impl Gatherer {
         let mut rows: Vec<OutRows> = Vec::new();
         let mut dead: BTreeMap<String, (usize, usize, DeadRow)> = BTreeMap::new();
         let mut late: BTreeSet<(usize, u32, PartitionId, Offset)> = BTreeSet::new();
+        let mut refused: BTreeMap<String, String> = BTreeMap::new();
         for (worker, effects) in effects.into_iter().enumerate() {
+            refused.extend(effects.refused);
             rows.extend(effects.rows);
             commit.state.extend(effects.state);
             for (topology, books) in &effects.books {
@@ -85,8 +87,20 @@ impl Gatherer {
         }
         self.outputs(rows, &mut commit)?;
         self.late_rows(&late, &made.work, &mut commit)?;
+        for task in &made.work.replays {
+            let id = &task.letter.id;
+            match task.entry.as_ref().err().or_else(|| refused.get(id)) {
+                Some(reason) => {
+                    tracing::warn!(id, reason, "a dead letter cannot be replayed, it is open again");
+                    commit.dead_letters.push(task.open_again(reason, now));
+                }
+                // It failed again: the letter below takes its place.
+                None if dead.contains_key(id) => {}
+                None => commit.replayed.push(id.clone()),
+            }
+        }
         for (id, (topology, node, row)) in dead {
-            self.books[topology].dead += 1;
+            self.books[topology].dead += u64::from(made.work.replays.iter().all(|task| task.letter.id != id));
             commit.dead_letters.push(self.dead_letter(id, topology, node, row, &made.work, now)?);
         }
         for (topology, time) in &made.times {

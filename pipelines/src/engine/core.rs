@@ -7,6 +7,7 @@ use super::graph::{Graph, PortKey, Target};
 use super::output::to_topic;
 use super::parcel::{Parcel, divide, owns};
 use super::reading::Reading;
+use super::replay::ReplayTask;
 use crate::operator::{Counts, DeadRow, Due, Emit, EpochTime, LateRow, Operator, Rows};
 use arrow::array::RecordBatch;
 use quikflow_topics::broker::{Slice, StateKind, StatePiece, TopologyState};
@@ -30,12 +31,22 @@ pub struct SliceTask {
     pub starts: Vec<Arc<Vec<EventTime>>>,
 }
 
+/// What a worker is handed.
+pub enum Task {
+    /// Records.
+    Slice(SliceTask),
+    /// A dead letter.
+    Replay(ReplayTask),
+}
+
 /// All that workers need to know of an epoch.
 pub struct EpochWork {
     /// Which.
     pub epoch: Epoch,
     /// Slice n is decoded on worker n % workers.
     pub tasks: Vec<SliceTask>,
+    /// Dead letters that go in again, after the slices; each is run on worker seq % workers.
+    pub replays: Vec<ReplayTask>,
     /// Time at its end, by topology; none for topologies that it does not touch.
     pub times: Vec<Option<EpochTime>>,
 }
@@ -83,6 +94,8 @@ pub struct Effects {
     pub dead: Vec<(usize, usize, DeadRow)>,
     /// (topology, record).
     pub late: Vec<(usize, LateRow)>,
+    /// (dead letter's id, why it cannot be replayed).
+    pub refused: Vec<(String, String)>,
     /// Keyed steps of topologies touched.
     pub gauges: Vec<Gauge>,
 }
@@ -98,12 +111,12 @@ struct Stored {
 
 /// One worker's operators and what they did in epochs that are not complete yet.
 pub struct Core {
-    graph: Arc<Graph>,
+    pub(super) graph: Arc<Graph>,
     worker: u32,
     workers: u32,
-    operators: Vec<Vec<Operator>>,
+    pub(super) operators: Vec<Vec<Operator>>,
     stored: Vec<Vec<Stored>>,
-    effects: BTreeMap<Epoch, Effects>,
+    pub(super) effects: BTreeMap<Epoch, Effects>,
     nth: u64,
 }
 
@@ -160,6 +173,17 @@ impl Core {
     /// Takes what a complete epoch did.
     pub fn take_effects(&mut self, work: &EpochWork) -> Effects {
         self.effects.remove(&work.epoch).unwrap_or_default()
+    }
+
+    /// Does a task.
+    ///
+    /// # Errors
+    /// As [`Core::read`] and [`Core::replay`].
+    pub fn take(&mut self, epoch: Epoch, task: &Task, parcels: &mut Vec<Parcel>) -> Result<(), EngineError> {
+        match task {
+            Task::Slice(task) => self.read(epoch, task, parcels),
+            Task::Replay(task) => self.replay(epoch, task, parcels),
+        }
     }
 
     /// Decodes a slice and runs it through all steps that need no state.
@@ -251,7 +275,7 @@ impl Core {
         self.effects.entry(epoch).or_default().state.push(piece);
     }
 
-    fn books(&mut self, epoch: Epoch, topology: usize) -> &mut TopologyBooks {
+    pub(super) fn books(&mut self, epoch: Epoch, topology: usize) -> &mut TopologyBooks {
         let plan = &self.graph.topologies[topology].plan;
         self.effects.entry(epoch).or_default().books.entry(topology).or_insert_with(|| TopologyBooks::new(plan))
     }
@@ -268,7 +292,7 @@ impl Core {
 
     /// Brings rows of a port to all who follow it, through stateless steps, until they leave for a
     /// topic or for a keyed step.
-    fn flow(
+    pub(super) fn flow(
         &mut self,
         epoch: Epoch,
         topology: usize,
@@ -301,38 +325,53 @@ impl Core {
                         effects.rows.push(OutRows { topology, output, seq, nth, batch });
                     }
                     Target::Step { node, input } => {
-                        self.books(epoch, topology).steps[node].inputs[input].input += count;
-                        let mut emit = Emit::default();
-                        let level = plan.levels[node];
-                        match &mut self.operators[topology][node] {
-                            Operator::Stateless(operator) => operator.on_rows(rows.clone(), &mut emit)?,
-                            Operator::Keyed { prepare, .. } => prepare[input].on_rows(rows.clone(), &mut emit)?,
-                        }
-                        let emitted = self.absorb(epoch, topology, node, input, emit);
-                        if level == 0 {
-                            waiting.extend(emitted.into_iter().rev().map(|(port, rows)| (PortKey::Node(node, port), rows)));
-                            continue;
-                        }
-                        for (_, rows) in emitted {
-                            self.books(epoch, topology).steps[node].sent += rows.batch.num_rows() as u64;
-                            for (worker, rows) in divide(rows, self.workers)? {
-                                self.nth += 1;
-                                parcels.push(Parcel {
-                                    worker,
-                                    level: level as u32,
-                                    topology: topology as u32,
-                                    node: node as u32,
-                                    input: input as u32,
-                                    seq,
-                                    nth: self.nth,
-                                    rows,
-                                });
-                            }
-                        }
+                        let emitted = self.enter(epoch, topology, (node, input), rows.clone(), seq, parcels)?;
+                        waiting.extend(emitted.into_iter().rev().map(|(port, rows)| (PortKey::Node(node, port), rows)));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Hands rows to a step. What a stateless one makes of them is returned, by port; what a keyed
+    /// one prepares leaves as parcels.
+    pub(super) fn enter(
+        &mut self,
+        epoch: Epoch,
+        topology: usize,
+        (node, input): (usize, usize),
+        rows: Rows,
+        seq: u64,
+        parcels: &mut Vec<Parcel>,
+    ) -> Result<Vec<(usize, Rows)>, EngineError> {
+        self.books(epoch, topology).steps[node].inputs[input].input += rows.batch.num_rows() as u64;
+        let mut emit = Emit::default();
+        match &mut self.operators[topology][node] {
+            Operator::Stateless(operator) => operator.on_rows(rows, &mut emit)?,
+            Operator::Keyed { prepare, .. } => prepare[input].on_rows(rows, &mut emit)?,
+        }
+        let emitted = self.absorb(epoch, topology, node, input, emit);
+        let level = self.graph.topologies[topology].levels[node];
+        if level == 0 {
+            return Ok(emitted);
+        }
+        for (_, rows) in emitted {
+            self.books(epoch, topology).steps[node].sent += rows.batch.num_rows() as u64;
+            for (worker, rows) in divide(rows, self.workers)? {
+                self.nth += 1;
+                parcels.push(Parcel {
+                    worker,
+                    level: level as u32,
+                    topology: topology as u32,
+                    node: node as u32,
+                    input: input as u32,
+                    seq,
+                    nth: self.nth,
+                    rows,
+                });
+            }
+        }
+        Ok(Vec::new())
     }
 }

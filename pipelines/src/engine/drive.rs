@@ -338,7 +338,10 @@ impl Driver {
 
     fn committed(&mut self, epoch: Epoch) {
         while self.pending.front().is_some_and(|pending| pending.made.work.epoch <= epoch) {
-            self.pending.pop_front();
+            if let Some(pending) = self.pending.pop_front() {
+                // A letter that was asked for again meanwhile was passed over.
+                self.news |= self.scheduler.committed(&pending.made);
+            }
         }
         let in_flight = self.pending.len();
         // The commit itself moved the log's version; what it wrote may have readers here.

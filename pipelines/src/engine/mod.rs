@@ -9,6 +9,7 @@
 //! * [`worker`], [`shell`]: timely
 //! * [`commit`]: what a complete epoch did becomes one commit
 //! * [`recover`]: what the last epoch left, and whether the plan may go on from it (R12)
+//! * [`replay`]: dead letters on their second way (R14)
 //! * [`books`]: the accounts (R20)
 //! * [`accounts`]: the accounts against the log, offline
 //!
@@ -26,6 +27,7 @@ pub mod output;
 pub mod parcel;
 pub mod reading;
 pub mod recover;
+pub mod replay;
 pub mod schedule;
 mod shell;
 pub mod source;

@@ -6,6 +6,7 @@
 use super::EngineError;
 use super::core::{EpochWork, Gauge, SliceTask};
 use super::graph::Graph;
+use super::replay::Replays;
 use super::source::{Feed, group};
 use super::time::{SourceView, TopologyTime};
 use crate::operator::Due;
@@ -50,6 +51,7 @@ pub struct Scheduler {
     due: Vec<BTreeMap<(usize, usize), Due>>,
     /// By topology: the watermark that its steps were told last.
     told: Vec<EventTime>,
+    replays: Replays,
     next: Epoch,
 }
 
@@ -67,7 +69,7 @@ impl Scheduler {
         let feeds = Feed::open_all(&graph, &broker)?;
         let due = vec![BTreeMap::new(); graph.topologies.len()];
         let told = vec![EventTime::MIN; times.len()];
-        Ok(Scheduler { graph, broker, feeds, times, due, told, next: Epoch(last.0 + 1) })
+        Ok(Scheduler { graph, broker, feeds, times, due, told, replays: Replays::default(), next: Epoch(last.0 + 1) })
     }
 
     /// Takes what keyed steps of `worker` wait for.
@@ -75,6 +77,11 @@ impl Scheduler {
         for gauge in gauges {
             self.due[gauge.topology].insert((worker, gauge.node), gauge.due);
         }
+    }
+
+    /// An epoch is durable; returns whether dead letters were part of it.
+    pub fn committed(&mut self, made: &MadeEpoch) -> bool {
+        self.replays.settled(&made.work.replays)
     }
 
     /// Whether every feed has been read to the end of the log.
@@ -152,6 +159,8 @@ impl Scheduler {
             }
         }
         Feed::join(&self.graph, &mut self.feeds);
+        let replays = self.replays.take(&self.graph, &self.broker, &self.told, tasks.len() as u64)?;
+        replays.iter().for_each(|task| touched[task.topology] = true);
         let epoch = self.next;
         let mut times = Vec::new();
         let mut epoch_times = Vec::with_capacity(self.times.len());
@@ -179,7 +188,7 @@ impl Scheduler {
                 (group(&self.graph.topologies[topology].plan.name), topic, partition, next)
             })
             .collect();
-        let work = Arc::new(EpochWork { epoch, tasks, times: epoch_times });
+        let work = Arc::new(EpochWork { epoch, tasks, replays, times: epoch_times });
         Ok(Some(MadeEpoch { work, bytes, rows, offsets, times }))
     }
 
@@ -196,7 +205,7 @@ impl Scheduler {
         let mut times = vec![None; self.times.len()];
         times[topology] = Some(self.times[topology].epoch_time(epoch, end));
         MadeEpoch {
-            work: Arc::new(EpochWork { epoch, tasks: Vec::new(), times }),
+            work: Arc::new(EpochWork { epoch, tasks: Vec::new(), replays: Vec::new(), times }),
             bytes: 0,
             rows: 0,
             offsets: Vec::new(),

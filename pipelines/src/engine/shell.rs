@@ -1,7 +1,7 @@
 //! The two shells: one reads slices and runs what needs no state; one, on each level, applies epochs
 //! to keyed steps strictly in order (R5). Authors of operators never see a capability.
 
-use super::core::SliceTask;
+use super::core::Task;
 use super::parcel::Parcel;
 use super::worker::Shared;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
 
 /// Slices of an epoch, on the worker that decodes them.
-pub(crate) type Slices = InputHandle<u64, CapacityContainerBuilder<Vec<Rc<SliceTask>>>>;
+pub(crate) type Slices = InputHandle<u64, CapacityContainerBuilder<Vec<Rc<Task>>>>;
 
 type Parcels<'scope> = Stream<'scope, u64, Vec<Parcel>>;
 type Done<'scope> = Stream<'scope, u64, Vec<()>>;
@@ -27,7 +27,7 @@ type ParcelOutput = OutputBuilder<u64, CapacityContainerBuilder<Vec<Parcel>>>;
 pub(crate) fn build(worker: &mut Worker, shared: &Rc<Shared>, levels: usize) -> (Slices, ProbeHandle<u64>) {
     let index = worker.index();
     worker.dataflow(|scope| {
-        let (input, slices) = scope.new_input::<Vec<Rc<SliceTask>>>();
+        let (input, slices) = scope.new_input::<Vec<Rc<Task>>>();
         let (mut edges, done) = source_shell(scope, slices, shared.clone(), levels, index);
         let mut ends = vec![done];
         for level in 1..=levels {
@@ -68,7 +68,7 @@ fn by_level(parcels: Vec<Parcel>) -> BTreeMap<usize, Vec<Parcel>> {
 
 fn source_shell<'scope>(
     scope: Scope<'scope, u64>,
-    slices: Stream<'scope, u64, Vec<Rc<SliceTask>>>,
+    slices: Stream<'scope, u64, Vec<Rc<Task>>>,
     shared: Rc<Shared>,
     levels: usize,
     worker: usize,
@@ -85,7 +85,7 @@ fn source_shell<'scope>(
                 }
                 let mut parcels = Vec::new();
                 shared.guard(|core| {
-                    tasks.drain(..).try_for_each(|task| core.read(quikflow_topics::ids::Epoch(epoch), &task, &mut parcels))
+                    tasks.drain(..).try_for_each(|task| core.take(quikflow_topics::ids::Epoch(epoch), &task, &mut parcels))
                 });
                 for (level, mut parcels) in by_level(parcels) {
                     handles[level - 1].activate().session(&capability).give_container(&mut parcels);

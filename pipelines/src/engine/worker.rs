@@ -4,7 +4,7 @@
 //! timestamp is the epoch. Between epochs the thread blocks on its queue of commands, not in timely.
 
 use super::EngineError;
-use super::core::{Core, Effects, EpochWork, Gauge};
+use super::core::{Core, Effects, EpochWork, Gauge, Task};
 use super::shell;
 use quikflow_topics::ids::Epoch;
 use std::cell::RefCell;
@@ -115,7 +115,10 @@ pub(crate) fn run(
                 input.advance_to(epoch);
             }
             for task in work.tasks.iter().filter(|task| task.seq % peers == index) {
-                input.send(Rc::new(task.clone()));
+                input.send(Rc::new(Task::Slice(task.clone())));
+            }
+            for task in work.replays.iter().filter(|task| task.seq % peers == index) {
+                input.send(Rc::new(Task::Replay(task.clone())));
             }
             input.advance_to(epoch + 1);
         }

@@ -48,6 +48,27 @@ pub(super) fn insert(conn: &Connection, letter: &DeadLetter) -> Result<(), Broke
     Ok(())
 }
 
+/// Puts a letter in the place of the one of its id that is being replayed; whether there is one.
+pub(super) fn fails_again(conn: &Connection, letter: &DeadLetter) -> Result<bool, BrokerError> {
+    let mut statement = conn.prepare_cached(
+        "update dead set at = ?2, cause = ?3, code = ?4, path = ?5, message = ?6, status = ?7
+         where id = ?1 and status = 'replaying'",
+    )?;
+    let DeadLetter { id, at, cause, code, path, message, status, .. } = letter;
+    Ok(statement.execute((id, at.0, cause, code, path, message, status_name(*status)))? > 0)
+}
+
+/// Forgets the letters of a topology's steps whose records, those from `first` on, it reads again:
+/// what fails again is a letter again.
+pub(super) fn forget(conn: &Connection, topology: &str, topic: &str, partition: usize, first: u64) -> Result<(), BrokerError> {
+    let mut statement = conn.prepare_cached(
+        "delete from dead
+         where topology = ?1 and id like 'step:%' and topic = ?2 and partition = ?3 and \"offset\" >= ?4",
+    )?;
+    statement.execute((topology, topic, partition as i64, first as i64))?;
+    Ok(())
+}
+
 /// Sets the status of those that exist; how many.
 pub(super) fn mark(conn: &Connection, ids: &[String], status: DeadLetterStatus) -> Result<usize, BrokerError> {
     let mut statement = conn.prepare_cached("update dead set status = ?2 where id = ?1")?;
@@ -77,10 +98,13 @@ pub(super) fn list(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<(
     when("code =", text(&filter.code));
     when("topology =", text(&filter.topology));
     when("step =", text(&filter.step));
-    when("status =", filter.status.map(|s| Value::Text(status_name(s).to_owned())));
     when("at >=", filter.from.map(|t| Value::Integer(t.0)));
     when("at <", filter.to.map(|t| Value::Integer(t.0)));
     when("seq <", filter.before_seq.map(|s| Value::Integer(s as i64)));
+    if let Some(status) = filter.status {
+        // Written out, so that the index over those that wait is used.
+        sql.push_str(&format!(" and status = '{}'", status_name(status)));
+    }
     let limit = if filter.limit == 0 { 100 } else { filter.limit };
     sql.push_str(&format!(" order by seq desc limit {limit}"));
     let mut statement = conn.prepare(&sql)?;

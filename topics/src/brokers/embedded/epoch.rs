@@ -164,7 +164,11 @@ pub(super) fn stage(conn: &Connection, index: &StateIndex, commit: &EpochCommit)
     for (topology, name, value) in &commit.meta {
         sql::put(conn, space::META, &format!("{topology}{UNIT}{name}"), value)?;
     }
-    commit.dead_letters.iter().try_for_each(|letter| dead::insert(conn, letter))?;
+    for letter in &commit.dead_letters {
+        if !dead::fails_again(conn, letter)? {
+            dead::insert(conn, letter)?;
+        }
+    }
     dead::mark(conn, &commit.replayed, DeadLetterStatus::Replayed)?;
     sql::put_number(conn, space::LOG, "epoch", commit.epoch.0)?;
     Ok(changed)

@@ -337,18 +337,7 @@ impl Broker for EmbeddedBroker {
             let bytes = extent.chunks.values().map(|c| c.bytes).sum();
             (extent.chunks.len() as u64, records, bytes, extent.ends.clone())
         };
-        let first = self.shared.pool.with(|conn| slice::header_at(conn, state.id, 0))?;
-        let mut start = end.clone();
-        if let Some((_, header)) = first {
-            for (start, end) in start.iter_mut().zip(&header.ends) {
-                *start = *end;
-            }
-            for part in &header.parts {
-                if let Some(start) = start.get_mut(part.partition as usize) {
-                    *start = part.first;
-                }
-            }
-        }
+        let start = self.shared.pool.with(|conn| upkeep::starts(conn, state.id, &end))?;
         Ok(TopicStats { topic: topic.to_owned(), start, end, records, chunks, bytes })
     }
 

@@ -57,6 +57,7 @@ create table if not exists state(id integer primary key, topology text not null,
 create table if not exists dead(seq integer primary key autoincrement, id text not null unique, at integer not null,
   cause text not null, code text not null, path text, message text not null, topology text, step text,
   topic text, partition integer, \"offset\" integer, full_size integer not null, status text not null, bytes blob not null);
+create index if not exists dead_replaying on dead(topology) where status = 'replaying';
 create table if not exists kv(space integer not null, key text not null, value blob not null, primary key(space, key)) without rowid;
 ";
 

@@ -312,6 +312,19 @@ fn r14_a_dead_letter_is_taken_once() {
     assert_eq!(broker.mark_dead_letters(&["1".into(), "9".into()], DeadLetterStatus::Resolved).unwrap(), 1);
     let open = DeadLetterFilter { status: Some(DeadLetterStatus::Open), ..DeadLetterFilter::default() };
     assert_eq!(broker.dead_letters(&open).unwrap().len(), 1);
+    // Only what is being replayed is replaced by a letter of an epoch, and marked in its commit.
+    let commit = |epoch, id: &str, replayed: &[&str]| {
+        let again = DeadLetter { message: "again".into(), ..letter(id) };
+        let replayed = replayed.iter().map(|id| (*id).to_owned()).collect();
+        let commit = EpochCommit { epoch: Epoch(epoch), dead_letters: vec![again], replayed, ..EpochCommit::default() };
+        broker.commit_epoch(commit).unwrap().wait().unwrap();
+        let listed = broker.dead_letters(&DeadLetterFilter::default()).unwrap();
+        listed.into_iter().map(|(_, l)| (l.message, l.status)).collect::<Vec<_>>()
+    };
+    use DeadLetterStatus::{Open, Replayed, Replaying, Resolved};
+    assert_eq!(commit(1, "2", &[]), [("m".to_owned(), Open), ("m".to_owned(), Resolved)]);
+    broker.mark_dead_letters(&["1".into(), "2".into()], Replaying).unwrap();
+    assert_eq!(commit(2, "2", &["1"]), [("again".to_owned(), Open), ("m".to_owned(), Replayed)]);
 }
 
 #[test]

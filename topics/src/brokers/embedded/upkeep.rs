@@ -2,6 +2,8 @@
 //! old ids, free pages; and topics made and reset.
 
 use super::Shared;
+use super::dead;
+use super::slice;
 use super::sql::{self, UNIT, space};
 use super::topic::{self, Ensured, TopicState};
 use super::writer::Writer;
@@ -9,7 +11,7 @@ use crate::broker::{BrokerError, ResetFrom};
 use crate::catalogue::{Cleanup, TopicSpec};
 use crate::failpoint;
 use rusqlite::Connection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -229,7 +231,17 @@ impl Writer {
             for (key, _) in sql::list(conn, space::META, &format!("{topology}{UNIT}"))? {
                 conn.execute("delete from kv where space = ?1 and key = ?2", (space::META, key))?;
             }
-            for (key, _) in sql::list(conn, space::OFFSET, &group)? {
+            let read = sql::list(conn, space::OFFSET, &group)?;
+            if from == ResetFrom::Earliest {
+                let names: BTreeSet<&str> = read.iter().filter_map(|(key, _)| key.split(UNIT).nth(1)).collect();
+                for topic in names.into_iter().filter_map(|name| topics.get(name)) {
+                    let ends = topic.extent.lock().ends.clone();
+                    for (partition, first) in starts(conn, topic.id, &ends)?.into_iter().enumerate() {
+                        dead::forget(conn, topology, &topic.spec().name, partition, first)?;
+                    }
+                }
+            }
+            for (key, _) in read {
                 let mut place = key.split(UNIT).skip(1);
                 let end = place.next().and_then(|name| topics.get(name)).and_then(|topic| {
                     let partition: usize = place.next()?.parse().ok()?;
@@ -254,6 +266,22 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// The earliest offset kept of each partition of a topic; `ends` where nothing is kept.
+pub(super) fn starts(conn: &Connection, topic: i64, ends: &[u64]) -> Result<Vec<u64>, BrokerError> {
+    let mut starts = ends.to_vec();
+    if let Some((_, header)) = slice::header_at(conn, topic, 0)? {
+        for (start, end) in starts.iter_mut().zip(&header.ends) {
+            *start = *end;
+        }
+        for part in &header.parts {
+            if let Some(start) = starts.get_mut(part.partition as usize) {
+                *start = part.first;
+            }
+        }
+    }
+    Ok(starts)
 }
 
 /// The slowest registered group's next offset in each partition (R10).
