@@ -3,7 +3,7 @@
 use super::columns::TopicColumns;
 use super::decode::Limits;
 use super::fault::{Code, Fault};
-use super::rules::{EventPlan, Faults, Parsed, check, content, each_item, kind_name};
+use super::rules::{EventPlan, Faults, Parsed, check, content, each_item, key_text, kind_name};
 use super::scan::{Kind, Member, Scanner, Value};
 use super::text::{sort, write_name, write_value};
 use super::time::read_time;
@@ -180,14 +180,16 @@ pub(super) fn append(
     columns.event_time.append_value(envelope.time);
     columns.ty.set(row, &event.name);
     match event.key[..] {
-        [only] => columns.key.set(row, content(&values[only], text, room)),
+        [only] if matches!(values[only], Parsed::Text(_) | Parsed::Scratch(..)) => {
+            columns.key.set(row, content(&values[only], text, room));
+        }
         ref several => {
             let mut key = String::new();
             for (nth, &field) in several.iter().enumerate() {
                 if nth > 0 {
                     key.push('\u{1f}');
                 }
-                key.push_str(content(&values[field], text, room));
+                key_text(&values[field], text, room, &mut key);
             }
             columns.key.set(row, &key);
         }

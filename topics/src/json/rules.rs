@@ -1,10 +1,10 @@
 //! An event type's fields and rules, made ready once; and the check of one value against them.
 
 use super::fault::{Code, Fault};
-use super::number;
+use super::number::{self, write_int};
 use super::scan::{Kind, Scanner, Value};
 use super::text::{unescape_into, write_value};
-use super::time::read_time;
+use super::time::{read_time, write_time};
 use crate::catalogue::{EventSpec, FieldSpec, FieldType, TopicSpec};
 use hashbrown::HashMap;
 
@@ -39,7 +39,12 @@ impl EventPlan {
             let column = spec.fields.iter().position(|f| f.name == field.name && f.ty == field.ty)?;
             fields.push(FieldPlan { spec: field.clone(), column, required: !field.optional || event.key.contains(&field.name) });
         }
-        let place = |name: &String| event.fields.iter().position(|f| f.name == *name && f.ty == FieldType::String);
+        let place = |name: &String| {
+            event
+                .fields
+                .iter()
+                .position(|f| f.name == *name && !matches!(f.ty, FieldType::Float | FieldType::StringList | FieldType::Json))
+        };
         let key = event.key.iter().map(place).collect::<Option<Vec<usize>>>().filter(|key| !key.is_empty())?;
         let by_name = fields.iter().enumerate().map(|(i, f)| (f.spec.name.clone().into_boxed_str(), i)).collect();
         Some(EventPlan { name: event.name.clone().into_boxed_str(), topic, key, fields, by_name })
@@ -151,6 +156,16 @@ pub(super) fn content<'a>(parsed: &Parsed, text: &'a str, scratch: &'a str) -> &
         Parsed::Text(value) => value.raw(text),
         Parsed::Scratch(start, end) => scratch.get(start..end).unwrap_or_default(),
         _ => "",
+    }
+}
+
+/// Appends a value's text as a key has it: equal values have one text, however they were written.
+pub(super) fn key_text(parsed: &Parsed, text: &str, scratch: &str, out: &mut String) {
+    match *parsed {
+        Parsed::Int(value) => write_int(value, out),
+        Parsed::Bool(value) => out.push_str(if value { "true" } else { "false" }),
+        Parsed::Time(value) => write_time(value, out),
+        _ => out.push_str(content(parsed, text, scratch)),
     }
 }
 

@@ -391,3 +391,39 @@ fn a_key_of_several_fields_joins_their_texts() {
     let keys = decoded.rows[0].rows.column_by_name(crate::schema::KEY).unwrap();
     assert_eq!(keys.as_any().downcast_ref::<arrow::array::StringArray>().unwrap().value(0), "c1\u{1f}xA");
 }
+
+#[test]
+fn a_key_is_a_string_an_int_a_bool_or_a_timestamp() {
+    let fields = vec![
+        FieldSpec::new("n", FieldType::Int),
+        FieldSpec::new("b", FieldType::Bool),
+        FieldSpec::new("t", FieldType::Timestamp),
+        FieldSpec::new("s", FieldType::String),
+    ];
+    let mut topic = TopicSpec::new("k", TopicKind::Events);
+    topic.fields = fields.clone();
+    for (key, expected) in [
+        (vec!["n"], "-7"),
+        (vec!["b"], "true"),
+        (vec!["t"], "2026-01-01T00:00:00Z"),
+        (vec!["s", "n", "b"], "x\u{1f}-7\u{1f}true"),
+    ] {
+        let mut catalogue = Catalogue::default();
+        let key = key.into_iter().map(str::to_owned).collect();
+        let event = EventSpec { name: "K".into(), topic: "k".into(), key, doc: String::new(), fields: fields.clone() };
+        catalogue.events.insert("K".into(), Arc::new(event));
+        catalogue.topics.insert("k".into(), Arc::new(topic.clone()));
+        let decoder = Decoder::new(&catalogue, Limits::default());
+        let mut batch = decoder.batch(ARRIVAL, None);
+        // The same instant, written otherwise: one key, so one partition.
+        for time in ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00.000+01:00"] {
+            let payload = format!(r#"{{"n":-7,"b":true,"s":"x","t":"{time}"}}"#);
+            let event = format!(r#"{{"type":"K","timestamp":"2025-12-31T12:00:00Z","payload":{payload}}}"#);
+            batch.event(event.as_bytes(), 1, None);
+        }
+        let decoded = batch.finish().unwrap();
+        let keys = decoded.rows[0].rows.column_by_name(crate::schema::KEY).unwrap().clone();
+        let keys = keys.as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
+        assert_eq!((keys.value(0), keys.value(1)), (expected, expected));
+    }
+}
