@@ -1,7 +1,9 @@
 //! Whether stored state fits a plan (R12).
 
 use super::TopologyPlan;
+use quikflow_topics::units::show_duration;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The name under which the sources of a topology with state are fingerprinted.
 const SOURCES: &str = "(sources)";
@@ -16,6 +18,26 @@ pub fn fingerprint(topology: &TopologyPlan) -> BTreeMap<String, String> {
         prints.insert(SOURCES.to_owned(), sources.join(", "));
     }
     prints
+}
+
+/// A fingerprint for people: its lengths of time, which are stored in microseconds, as one writes
+/// them. Numbers in the texts of expressions are left alone.
+fn readable(print: &str) -> String {
+    const BEFORE_A_TIME: [&str; 6] = ["tumbling", "offset", "grace", "within", "in", "history"];
+    let mut depth = 0;
+    let mut last = "";
+    let words = print.split(' ').map(|word| {
+        let outside = depth == 0;
+        depth += word.matches('[').count() as i64 - word.matches(']').count() as i64;
+        let micros = word.parse::<i64>().ok().filter(|_| outside && BEFORE_A_TIME.contains(&last));
+        last = word;
+        match micros {
+            Some(micros) if micros < 0 => format!("-{}", show_duration(Duration::from_micros(micros.unsigned_abs()))),
+            Some(micros) => show_duration(Duration::from_micros(micros.unsigned_abs())),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether state stored under `stored` may be used by `topology`.
@@ -33,7 +55,9 @@ pub fn compatible(topology: &TopologyPlan, stored: &BTreeMap<String, String>) ->
     for (step, before) in stored {
         match current.get(step) {
             Some(now) if now == before => {}
-            Some(now) => mistakes.push(format!("{} changed from `{before}` to `{now}`; {remedy}", of(step))),
+            Some(now) => {
+                mistakes.push(format!("{} changed from `{}` to `{}`; {remedy}", of(step), readable(before), readable(now)));
+            }
             None => mistakes.push(format!("{} is gone, and its state is still there; {remedy}", of(step))),
         }
     }
