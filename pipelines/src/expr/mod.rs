@@ -11,9 +11,9 @@ mod resolve;
 mod typing;
 
 pub use aggregate::AggregateCall;
+pub(crate) use typing::stored_type;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, new_empty_array, new_null_array};
-use arrow::compute::concat;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -90,51 +90,9 @@ impl Expr {
     /// Evaluates over a batch of the schema it was compiled for. A plain column is not copied.
     ///
     /// # Errors
-    /// When some row fails; use [`Expr::evaluate_rows`] to learn which.
+    /// When some row fails; the steps halve the batch to learn which.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
         self.physical.evaluate(batch)?.into_array(batch.num_rows())
-    }
-
-    /// Evaluates over a batch; where it fails, the batch is halved until the rows at fault stand
-    /// alone. Their value is null, and each comes with its row and what went wrong, in row order.
-    ///
-    /// # Errors
-    /// Only what no row is to blame for.
-    pub fn evaluate_rows(&self, batch: &RecordBatch) -> Result<(ArrayRef, Vec<(usize, String)>), DataFusionError> {
-        if let Ok(array) = self.evaluate(batch) {
-            return Ok((array, Vec::new()));
-        }
-        let mut parts = Vec::new();
-        let mut failures = Vec::new();
-        self.bisect(batch, 0, batch.num_rows(), &mut parts, &mut failures);
-        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-        let array = if parts.is_empty() { new_empty_array(&self.data_type) } else { concat(&parts)? };
-        Ok((array, failures))
-    }
-
-    fn bisect(
-        &self,
-        batch: &RecordBatch,
-        from: usize,
-        rows: usize,
-        parts: &mut Vec<ArrayRef>,
-        failures: &mut Vec<(usize, String)>,
-    ) {
-        if rows == 0 {
-            return;
-        }
-        match self.evaluate(&batch.slice(from, rows)) {
-            Ok(array) => parts.push(array),
-            Err(error) if rows == 1 => {
-                parts.push(new_null_array(&self.data_type, 1));
-                failures.push((from, typing::plain(&error)));
-            }
-            Err(_) => {
-                let half = rows / 2;
-                self.bisect(batch, from, half, parts, failures);
-                self.bisect(batch, from + half, rows - half, parts, failures);
-            }
-        }
     }
 
     /// The Arrow name of the column, where the expression is a plain column.

@@ -176,7 +176,7 @@ fn target(yields: &DataType, want: Want) -> Result<DataType, (String, String)> {
 }
 
 /// The stored type nearest to a type of Arrow, where there is one.
-fn stored_type(ty: &DataType) -> Option<DataType> {
+pub(crate) fn stored_type(ty: &DataType) -> Option<DataType> {
     Some(match ty {
         DataType::Null => DataType::Utf8,
         ty if ty.is_string() => DataType::Utf8,

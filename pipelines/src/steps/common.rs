@@ -177,26 +177,8 @@ pub(crate) fn take(step: &str, batch: &RecordBatch, indices: &UInt32Array) -> Re
 /// # Errors
 /// Types that no topic stores; the message says what to write instead.
 pub(crate) fn stored_type(ty: &DataType) -> Result<DataType, String> {
-    Ok(match ty {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => DataType::Utf8,
-        DataType::Dictionary(_, value) => stored_type(value)?,
-        DataType::Boolean => DataType::Boolean,
-        ty if ty.is_integer() => DataType::Int64,
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
-        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
-            DataType::Float64
-        }
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => schema::time_type(),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)
-            if stored_type(item.data_type())? == DataType::Utf8 =>
-        {
-            DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)))
-        }
-        other => {
-            return Err(format!(
-                "a column cannot be of type {other}: use text, a number, true or false, a time, or a list of text (cast it)"
-            ));
-        }
+    crate::expr::stored_type(ty).ok_or_else(|| {
+        format!("a column cannot be of type {ty}: use text, a number, true or false, a time, or a list of text (cast it)")
     })
 }
 
