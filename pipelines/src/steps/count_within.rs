@@ -15,7 +15,7 @@ use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::schema;
 use quikflow_topics::units::show_duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,6 +163,12 @@ impl Step for CountWithin {
 
     fn can_be_late(&self) -> bool {
         true
+    }
+
+    /// The key of what it emits is the text of the `by` columns.
+    fn key_columns(&self, _: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        let own = std::iter::once(schema::KEY.to_owned()).collect();
+        vec![own, self.by.iter().map(|(name, _)| name.clone()).collect()]
     }
 
     fn describe(&self) -> Vec<String> {

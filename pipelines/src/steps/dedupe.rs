@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use quikflow_topics::declaration::{Node, Value};
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::units::show_duration;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The kind.
@@ -136,6 +137,11 @@ impl Step for Dedupe {
 
     fn can_be_late(&self) -> bool {
         true
+    }
+
+    /// Rows pass as they are.
+    fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        input.to_vec()
     }
 
     fn describe(&self) -> Vec<String> {

@@ -20,6 +20,7 @@ use apply::{Apply, Place};
 use arrow::datatypes::Field;
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::units::show_duration;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The kind.
@@ -220,6 +221,12 @@ impl Step for Join {
 
     fn can_be_late(&self) -> bool {
         true
+    }
+
+    /// The stream's, but for columns in whose place a selected one stands.
+    fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        let replaced = |set: &&BTreeSet<String>| self.select.iter().any(|(name, _)| set.contains(name));
+        input.iter().filter(|set| !replaced(set)).cloned().collect()
     }
 
     fn describe(&self) -> Vec<String> {
