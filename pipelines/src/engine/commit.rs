@@ -4,13 +4,13 @@ use super::EngineError;
 use super::books::TopologyBooks;
 use super::core::{Effects, EpochWork, OutRows};
 use super::graph::Graph;
-use super::output::to_topic;
+use super::output::{in_order, joined, to_topic};
 use super::recover::meta;
 use super::schedule::MadeEpoch;
 use crate::operator::{DeadRow, LateRow};
 use crate::plan::fingerprint;
 use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::take_record_batch;
 use quikflow_topics::broker::{Broker, EpochCommit, Projection, TopicRows};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterStatus, Origin};
@@ -119,13 +119,13 @@ impl Gatherer {
     /// Rows in the order in which one worker would have written them, one batch a topic.
     fn outputs(&self, mut rows: Vec<OutRows>, commit: &mut EpochCommit) -> Result<(), EngineError> {
         rows.sort_by_key(|rows| (rows.topology, rows.seq, rows.nth));
-        let mut by_topic: BTreeMap<String, (Arc<TopicSpec>, Vec<RecordBatch>)> = BTreeMap::new();
-        for OutRows { topology, output, batch, .. } in rows {
-            let topic = &self.graph.topologies[topology].plan.outputs[output].topic;
-            by_topic.entry(topic.name.clone()).or_insert_with(|| (topic.clone(), Vec::new())).1.push(batch);
+        let mut by_topic: BTreeMap<(usize, String), (Arc<TopicSpec>, Vec<OutRows>)> = BTreeMap::new();
+        for rows in rows {
+            let topic = &self.graph.topologies[rows.topology].plan.outputs[rows.output].topic;
+            by_topic.entry((rows.topology, topic.name.clone())).or_insert_with(|| (topic.clone(), Vec::new())).1.push(rows);
         }
-        for (topic, batches) in by_topic.into_values() {
-            commit.outputs.push(TopicRows { rows: joined(batches)?, topic });
+        for (topic, rows) in by_topic.into_values() {
+            commit.outputs.push(TopicRows { rows: in_order(rows)?, topic });
         }
         Ok(())
     }
@@ -237,13 +237,5 @@ impl Gatherer {
             bytes,
             status: DeadLetterStatus::Open,
         })
-    }
-}
-
-fn joined(mut batches: Vec<RecordBatch>) -> Result<RecordBatch, EngineError> {
-    match batches.len() {
-        1 => Ok(batches.remove(0)),
-        0 => Err(EngineError::Internal("rows for a topic without any".to_owned())),
-        _ => Ok(concat_batches(&batches[0].schema(), &batches)?),
     }
 }

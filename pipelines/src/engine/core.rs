@@ -9,7 +9,7 @@ use super::parcel::{Parcel, divide, owns};
 use super::reading::Reading;
 use super::replay::ReplayTask;
 use crate::operator::{Counts, DeadRow, Due, Emit, EpochTime, LateRow, Operator, Rows};
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use quikflow_topics::broker::{Slice, StateKind, StatePiece, TopologyState};
 use quikflow_topics::ids::{Epoch, EventTime};
 use std::collections::BTreeMap;
@@ -17,6 +17,9 @@ use std::sync::Arc;
 
 /// A snapshot is due when the deltas since the last one have more bytes than this, and twice the snapshot's.
 const SNAPSHOT_AFTER: usize = 4 << 20;
+
+/// Rows that keyed steps emit at an epoch's end have this `seq` and their worker's index.
+pub const AT_THE_END: u64 = 1 << 32;
 
 /// A slice and who reads it.
 #[derive(Clone)]
@@ -64,6 +67,10 @@ pub struct OutRows {
     pub nth: u64,
     /// In the topic's `append_schema`.
     pub batch: RecordBatch,
+    /// Index in the topology's sources.
+    pub source: u32,
+    /// Each row's partition and offset there.
+    pub places: [ArrayRef; 2],
 }
 
 /// How a keyed step stands at the end of an epoch.
@@ -211,7 +218,7 @@ impl Core {
         parcels: &mut Vec<Parcel>,
     ) -> Result<(), EngineError> {
         taken.sort_by_key(|parcel| (parcel.topology, parcel.node, parcel.input, parcel.seq, parcel.nth));
-        let seq = (1 << 32) + u64::from(self.worker);
+        let seq = AT_THE_END + u64::from(self.worker);
         for parcel in taken {
             let (topology, node, input) = (parcel.topology as usize, parcel.node as usize, parcel.input as usize);
             let mut emit = Emit::default();
@@ -322,7 +329,8 @@ impl Core {
                         let nth = self.nth;
                         self.books(epoch, topology).outputs[output] += count;
                         let effects = self.effects.entry(epoch).or_default();
-                        effects.rows.push(OutRows { topology, output, seq, nth, batch });
+                        let places = [rows.batch.column(0).clone(), rows.batch.column(1).clone()];
+                        effects.rows.push(OutRows { topology, output, seq, nth, batch, source: rows.source, places });
                     }
                     Target::Step { node, input } => {
                         let emitted = self.enter(epoch, topology, (node, input), rows.clone(), seq, parcels)?;

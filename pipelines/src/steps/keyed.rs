@@ -6,7 +6,8 @@ use super::common::{ORIGINS, Origin, batch, broken, evaluate};
 use super::keys::{KeyCodec, hash};
 use crate::expr::Expr;
 use crate::operator::{Emit, KEY_HASH, OperatorError, Rows, Stateless};
-use arrow::array::{ArrayRef, BinaryArray, BinaryBuilder, UInt64Array};
+use arrow::array::{ArrayRef, BinaryArray, BinaryBuilder, UInt32Array, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,6 +108,32 @@ pub(crate) fn in_log_order(step: &str, batches: &[Rows]) -> Result<Vec<(usize, u
     }
     order.sort_unstable();
     Ok(order.into_iter().map(|(_, _, _, index, row)| (index, row)).collect())
+}
+
+/// An epoch's batches in the log's order, one a source. Rows that come from a keyed step before come
+/// in a batch of each of its workers.
+pub(crate) fn in_one_order(step: &str, batches: Vec<Rows>) -> Result<Vec<Rows>, OperatorError> {
+    let mut by_source: BTreeMap<u32, Vec<Rows>> = BTreeMap::new();
+    for rows in batches {
+        by_source.entry(rows.source).or_default().push(rows);
+    }
+    let mut ordered = Vec::with_capacity(by_source.len());
+    for (source, mut batches) in by_source {
+        if batches.len() > 1 {
+            let mut starts = vec![0];
+            starts.extend(batches.iter().map(|rows| rows.batch.num_rows()).scan(0, |end, rows| {
+                *end += rows;
+                Some(*end)
+            }));
+            let order = in_log_order(step, &batches)?;
+            let order = order.into_iter().map(|(index, row)| (starts[index] + row) as u32);
+            let all = concat_batches(&batches[0].batch.schema(), batches.iter().map(|rows| &rows.batch));
+            let batch = all.and_then(|all| take_record_batch(&all, &UInt32Array::from_iter_values(order)));
+            batches = vec![Rows { source, batch: batch.map_err(|e| broken(step, e))? }];
+        }
+        ordered.append(&mut batches);
+    }
+    Ok(ordered)
 }
 
 /// Things by the time after which they can be forgotten, roughly (a sixteenth of the span).

@@ -2,7 +2,7 @@
 
 use super::super::codec::{CodecError, Reader, Writer};
 use super::super::common::{ORIGINS, Origin, broken, is_true, put_column, take};
-use super::super::keyed::{Horizon, keys_of};
+use super::super::keyed::{Horizon, in_one_order, keys_of};
 use super::super::keys::{KeyCodec, hash};
 use super::table::{Version, VersionedTable};
 use crate::operator::{Due, Emit, EpochTime, KEY_GROUPS, Keyed, LateRow, OperatorError, Rows};
@@ -277,7 +277,10 @@ impl Keyed for Apply {
 
     fn on_epoch_end(&mut self, time: &EpochTime, emit: &mut Emit) -> Result<(), OperatorError> {
         let written = std::mem::take(&mut self.written);
-        let all = std::mem::take(&mut self.waiting);
+        let mut all = std::mem::take(&mut self.waiting);
+        let new = all.split_off(written.min(all.len())).into_iter().map(|waiting| waiting.rows).collect();
+        let new = in_one_order(&self.config.step, new)?;
+        all.extend(new.into_iter().map(|rows| Waiting { rows, since: None }));
         let mut order = Vec::with_capacity(all.len());
         for (index, waiting) in all.into_iter().enumerate() {
             let origin = Origin::of(&self.config.step, &waiting.rows.batch)?;
