@@ -8,7 +8,12 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod changed;
+mod joins;
+mod models;
+mod registry;
 mod replay;
+mod stateless;
 
 use quikflow_pipelines::driver::{Giver, Row, VirtualEngine, rows_of, topics};
 use quikflow_pipelines::memory::MemoryBroker;
@@ -51,10 +56,16 @@ impl World {
 
     /// Appends an event at second `at` of the day.
     pub(crate) fn give(&self, topic: &str, event: &str, at: i64, payload: Value) {
-        let Value::Object(payload) = payload else { panic!("a payload is an object") };
+        self.give_at(topic, event, at * SECOND, payload, None);
+    }
+
+    /// Appends an event at microsecond `at` of the day, to a partition of its own if one is given.
+    pub(crate) fn give_at(&self, topic: &str, event: &str, at: i64, payload: Value, partition: Option<u32>) {
+        let Value::Object(mut payload) = payload else { panic!("a payload is an object") };
+        payload.retain(|_, value| !value.is_null());
         let (topic, event) = (topic.to_owned(), event.to_owned());
-        let record = GivenRecord { topic, event, payload, key: None, id: None, partition: None };
-        self.giver.give(&Given { at: EventTime((DAY + at) * SECOND), record: Some(record), span: 0..0 }).unwrap();
+        let record = GivenRecord { topic, event, payload, key: None, id: None, partition };
+        self.giver.give(&Given { at: EventTime(DAY * SECOND + at), record: Some(record), span: 0..0 }).unwrap();
     }
 
     /// An engine without threads that goes on from what is committed.
