@@ -53,6 +53,11 @@ pub fn joined(mut batches: Vec<RecordBatch>) -> Result<RecordBatch, EngineError>
 /// # Errors
 /// Columns that do not fit.
 pub fn in_order(rows: Vec<OutRows>) -> Result<RecordBatch, EngineError> {
+    let mut workers: Vec<u64> = rows.iter().map(|rows| rows.seq).filter(|seq| *seq >= AT_THE_END).collect();
+    workers.dedup();
+    if workers.len() < 2 {
+        return joined(rows.into_iter().map(|rows| rows.batch).collect());
+    }
     let wrong = || EngineError::Internal("rows without their partition and offset".to_owned());
     let mut place: Vec<(u32, u32, u64)> = Vec::new();
     // Where in `place` each worker's rows at the end begin.
@@ -68,9 +73,6 @@ pub fn in_order(rows: Vec<OutRows>) -> Result<RecordBatch, EngineError> {
         place.extend(partitions.values().iter().zip(offsets.values()).map(|(p, o)| (rows.source, *p, *o)));
     }
     let all = joined(rows.into_iter().map(|rows| rows.batch).collect())?;
-    if runs.len() < 2 {
-        return Ok(all);
-    }
     let ends: Vec<usize> = runs.iter().skip(1).copied().chain([place.len()]).collect();
     let mut order: Vec<u32> = (0..runs[0] as u32).collect();
     let mut heads = runs;

@@ -101,25 +101,25 @@ impl Apply {
         Ok(())
     }
 
-    /// Joins the rows of one batch that need not wait any more.
-    fn release(&self, rows: &Rows, ready: &[u32], emit: &mut Emit) -> Result<(), OperatorError> {
+    /// Joins rows that need not wait any more.
+    fn release(&self, rows: &Rows, emit: &mut Emit) -> Result<(), OperatorError> {
         let origin = Origin::of(&self.config.step, &rows.batch)?;
         let (keys, _) = keys_of(&self.config.step, rows)?;
         let absent = self.config.select.null_key();
-        let mut parents = Vec::with_capacity(ready.len());
-        let mut values: Vec<&[u8]> = Vec::with_capacity(ready.len());
-        for row in ready {
-            let at = *row as usize;
+        let mut parents = Vec::with_capacity(keys.len());
+        let mut values: Vec<&[u8]> = Vec::with_capacity(keys.len());
+        for at in 0..keys.len() {
+            let row = at as u32;
             let key = keys.value(at);
             let before = parents.len();
             if key != self.config.null_key {
                 for found in self.table.at(key, origin.event_time[at]) {
-                    parents.push(*row);
+                    parents.push(row);
                     values.push(found);
                 }
             }
             if parents.len() == before && self.config.left {
-                parents.push(*row);
+                parents.push(row);
                 values.push(&absent);
             }
             match parents.len() > before {
@@ -232,22 +232,20 @@ impl Apply {
                 !gone(&(waiting.rows.source, origin.partition[at], origin.offset[at], hashes[at]))
             };
             let stay: Vec<u32> = (0..hashes.len() as u32).filter(stays).collect();
-            self.keep(&waiting, stay)?;
+            let stay = self.part(&waiting.rows, stay)?;
+            self.waiting.extend(stay.map(|rows| Waiting { rows, since: waiting.since }));
         }
         Ok(())
     }
 
-    /// Lets some rows of a batch wait on.
-    fn keep(&mut self, waiting: &Waiting, rows: Vec<u32>) -> Result<(), OperatorError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let batch: RecordBatch = match rows.len() == waiting.rows.batch.num_rows() {
-            true => waiting.rows.batch.clone(),
-            false => take(&self.config.step, &waiting.rows.batch, &UInt32Array::from(rows))?,
+    /// Some rows of a batch; none for none.
+    fn part(&self, rows: &Rows, wanted: Vec<u32>) -> Result<Option<Rows>, OperatorError> {
+        let batch: RecordBatch = match wanted.len() {
+            0 => return Ok(None),
+            all if all == rows.batch.num_rows() => rows.batch.clone(),
+            _ => take(&self.config.step, &rows.batch, &UInt32Array::from(wanted))?,
         };
-        self.waiting.push(Waiting { rows: Rows { source: waiting.rows.source, batch }, since: waiting.since });
-        Ok(())
+        Ok(Some(Rows { source: rows.source, batch }))
     }
 
     fn trim(&mut self) {
@@ -277,24 +275,15 @@ impl Keyed for Apply {
 
     fn on_epoch_end(&mut self, time: &EpochTime, emit: &mut Emit) -> Result<(), OperatorError> {
         let written = std::mem::take(&mut self.written);
-        let mut all = std::mem::take(&mut self.waiting);
-        let new = all.split_off(written.min(all.len())).into_iter().map(|waiting| waiting.rows).collect();
-        let new = in_one_order(&self.config.step, new)?;
-        all.extend(new.into_iter().map(|rows| Waiting { rows, since: None }));
-        let mut order = Vec::with_capacity(all.len());
-        for (index, waiting) in all.into_iter().enumerate() {
-            let origin = Origin::of(&self.config.step, &waiting.rows.batch)?;
-            let place =
-                (index >= written, waiting.rows.source, origin.partition.first().copied(), origin.offset.first().copied());
-            order.push((place, index, waiting));
-        }
+        let step = self.config.step.clone();
+        let mut released: Vec<Rows> = Vec::new();
         // Those that were written as waiting stay in front.
-        order.sort_by_key(|(place, index, _)| (*place, *index));
-        for ((new, ..), _, mut waiting) in order {
+        for (index, mut waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            let new = index >= written;
             let since = *waiting.since.get_or_insert(time.wall_clock.0);
             let over = time.wall_clock.0 >= since.saturating_add(self.config.max_wait);
-            let origin = Origin::of(&self.config.step, &waiting.rows.batch)?;
-            let (_, hashes) = keys_of(&self.config.step, &waiting.rows)?;
+            let origin = Origin::of(&step, &waiting.rows.batch)?;
+            let (_, hashes) = keys_of(&step, &waiting.rows)?;
             let (mut ready, mut stay) = (Vec::new(), Vec::new());
             for (row, hash) in hashes.iter().enumerate() {
                 let at = origin.event_time[row];
@@ -313,11 +302,16 @@ impl Keyed for Apply {
                     stay.push(row as u32);
                 }
             }
-            self.release(&waiting.rows, &ready, emit)?;
-            self.keep(&waiting, stay)?;
+            released.extend(self.part(&waiting.rows, ready)?);
+            let stay = self.part(&waiting.rows, stay)?;
+            self.waiting.extend(stay.map(|rows| Waiting { rows, since: waiting.since }));
             if !new {
                 self.written = self.waiting.len();
             }
+        }
+        // Rows that came in several epochs, or from several workers, go on in the log's order.
+        for rows in in_one_order(&step, released)? {
+            self.release(&rows, emit)?;
         }
         self.horizon.advance(time.watermark.0);
         self.trim();
