@@ -2,7 +2,7 @@
 
 use super::codec::{CodecError, Reader, Writer};
 use super::common::{Mistakes, Origin, broken, columns_of, even, micros, take};
-use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, keys_of};
+use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, in_one_order, keys_of};
 use super::keys::{can_be_key, hash_wide};
 use crate::expr::{Expr, StreamSchema};
 use crate::operator::{Due, Emit, EpochTime, KEY_GROUPS, Keyed, LateRow, Operator, OperatorError, Rows};
@@ -254,14 +254,16 @@ impl Keyed for Apply {
             emit.counts.applied += 1;
             passing[index].push(u32::try_from(row).map_err(|e| broken(&step, e))?);
         }
+        let mut passed = Vec::new();
         for (rows, mut passing) in batches.into_iter().zip(passing) {
             passing.sort_unstable();
             if !passing.is_empty() {
                 let kept: Vec<usize> = (0..rows.batch.num_columns() - 2).collect();
                 let batch = rows.batch.project(&kept).map_err(|e| broken(&step, e))?;
-                emit.push(Rows { source: rows.source, batch: take(&step, &batch, &UInt32Array::from(passing))? });
+                passed.push(Rows { source: rows.source, batch: take(&step, &batch, &UInt32Array::from(passing))? });
             }
         }
+        in_one_order(&step, passed)?.into_iter().for_each(|rows| emit.push(rows));
         self.horizon.advance(time.watermark.0);
         self.forget();
         Ok(())

@@ -110,7 +110,8 @@ pub(crate) fn in_log_order(step: &str, batches: &[Rows]) -> Result<Vec<(usize, u
     Ok(order.into_iter().map(|(_, _, _, index, row)| (index, row)).collect())
 }
 
-/// An epoch's batches in the log's order, one a source. Rows that come from a keyed step before come
+/// Batches of an epoch in the log's order, one a source: what a step emits at the epoch's end has to be,
+/// so that workers' rows can be merged. Rows that come from a keyed step before come
 /// in a batch of each of its workers.
 pub(crate) fn in_one_order(step: &str, batches: Vec<Rows>) -> Result<Vec<Rows>, OperatorError> {
     let mut by_source: BTreeMap<u32, Vec<Rows>> = BTreeMap::new();

@@ -11,7 +11,7 @@ pub use link::{Broken, ChainRow, Head, Verified, chain_rows, verify_chain};
 
 use super::codec::{CodecError, Reader, Writer};
 use super::common::{Mistakes, Origin, broken};
-use super::keyed::in_log_order;
+use super::keyed::{in_log_order, in_one_order};
 use super::keys::hash;
 use crate::expr::StreamSchema;
 use crate::operator::{Due, Emit, EpochTime, KEY_GROUPS, KEY_HASH, Keyed, Operator, OperatorError, Rows, Stateless};
@@ -264,11 +264,13 @@ impl Keyed for Apply {
             self.changed.insert(key, link.head.clone());
             links[index].push((row, link));
         }
+        let mut linked = Vec::with_capacity(batches.len());
         for (rows, mut links) in batches.into_iter().zip(links) {
             emit.counts.applied += links.len() as u64;
             let batch = self.output(&rows, &mut links)?;
-            emit.push(Rows { source: rows.source, batch });
+            linked.push(Rows { source: rows.source, batch });
         }
+        in_one_order(&name, linked)?.into_iter().for_each(|rows| emit.push(rows));
         Ok(())
     }
 
