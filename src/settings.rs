@@ -10,8 +10,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 16] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 21] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
+    ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
+    ("kafka_password", true, "the password of kafka_user"),
+    ("kafka_mechanism", false, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 (default)"),
+    ("kafka_tls", false, "on: the connections to Kafka are encrypted; off by default"),
+    ("kafka_ca", false, "a PEM file of the authorities to trust; the system's when not set"),
     ("mongodb_url", true, "documents; the embedded store when not set"),
     ("elasticsearch_url", true, "search; the embedded store when not set"),
     ("clickhouse_url", true, "analytics; the embedded store when not set"),
@@ -131,6 +136,7 @@ impl Settings {
         };
         match self.get("broker").unwrap_or("embedded") {
             "embedded" => {}
+            broker if broker.starts_with("kafka://") && cfg!(feature = "kafka") => {}
             broker if broker.starts_with("kafka://") => return missing("Kafka", "broker", "kafka"),
             broker if broker.starts_with("fluvio://") => return missing("Fluvio", "broker", "fluvio"),
             _ => return Err(Failure::usage("`broker` is none of embedded, kafka://host:port,… and fluvio://host:port")),
@@ -216,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_not_compiled_in_is_refused_with_its_feature() {
         for (text, feature, there) in [
-            ("broker = \"kafka://h:9092\"", "kafka", false),
+            ("broker = \"kafka://h:9092\"", "kafka", cfg!(feature = "kafka")),
             ("broker = \"fluvio://h:9003\"", "fluvio", false),
             ("mongodb_url = \"mongodb://u:pw@h\"", "mongodb", cfg!(feature = "mongodb")),
             ("redis_url = \"redis://:pw@h\"", "redis", cfg!(feature = "redis")),

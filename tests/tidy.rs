@@ -24,8 +24,9 @@ const EDGES: [(&str, &[&str]); 6] = [
 ];
 
 /// (imported crate, the folders that may import it).
-const IMPORTS: [(&str, &[&str]); 3] = [
+const IMPORTS: [(&str, &[&str]); 4] = [
     ("timely", &["pipelines/src/engine/"]),
+    ("rdkafka", &["topics/src/brokers/kafka/"]),
     ("rusqlite", &["topics/src/brokers/embedded/", "sinks/src/stores/"]),
     ("lettre", &["sinks/src/stores/"]),
 ];

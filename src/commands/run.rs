@@ -90,6 +90,7 @@ impl Wanted {
             parts: if self.parts.is_empty() { all.to_vec() } else { self.parts },
             topologies: path(self.topologies, "topologies", "topologies.toml"),
             data: path(self.data, "data", "quikflow-data"),
+            broker: process::Choice::from(settings)?,
             ingest: address(self.ingest_addr, "ingest_addr", "127.0.0.1:8080")?,
             query: address(self.query_addr, "query_addr", "127.0.0.1:8090")?,
             workers,
@@ -105,7 +106,7 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
     let Args { parts, topologies, data, ingest_addr, query_addr, workers } = args;
     let setup = Wanted { parts, topologies, data, ingest_addr, query_addr, workers }.setup(settings)?;
     let data = setup.data.display().to_string();
-    if setup.parts.len() < 4 {
+    if setup.parts.len() < 4 && setup.broker.is_embedded() {
         out::note(format!(
             "the embedded broker belongs to one process: the parts not named do not run, and no second process can run them on {data}"
         ));

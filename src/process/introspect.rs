@@ -21,7 +21,9 @@ use std::sync::Arc;
 /// The parts of a running process.
 pub(crate) struct Inside {
     pub(crate) plan: Arc<Plan>,
-    pub(crate) broker: Arc<EmbeddedBroker>,
+    pub(crate) broker: Arc<dyn Broker>,
+    /// The broker again, where it is the embedded log.
+    pub(crate) log: Option<Arc<EmbeddedBroker>>,
     /// None while a reset restarts it, after the stop, and where it does not run.
     pub(crate) engine: Mutex<Option<Engine>>,
     pub(crate) sinks: Option<SinkRunner>,
@@ -163,8 +165,10 @@ impl Inside {
             metrics::gauge!("quikflow_sink_breaker", &label).set(breaker);
             metrics::gauge!("quikflow_sink_batch_rows", &label).set(sink.batch_rows as f64);
         }
-        metrics::gauge!("quikflow_log_bytes").set(self.broker.stored_bytes() as f64);
-        metrics::gauge!("quikflow_log_wal_bytes").set(self.broker.wal_bytes() as f64);
+        if let Some(log) = &self.log {
+            metrics::gauge!("quikflow_log_bytes").set(log.stored_bytes() as f64);
+            metrics::gauge!("quikflow_log_wal_bytes").set(log.wal_bytes() as f64);
+        }
         self.metrics.render()
     }
 

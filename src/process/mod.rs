@@ -5,12 +5,14 @@
 //! the log closes.
 
 mod anchors;
+mod broker;
 mod filters;
 mod introspect;
 mod logging;
 mod served;
 
 pub(crate) use anchors::read as read_anchors;
+pub(crate) use broker::Choice;
 pub(crate) use introspect::outputs_of;
 pub(crate) use logging::init as init_logging;
 
@@ -25,7 +27,6 @@ use quikflow_pipelines::plan::{self, Plan};
 use quikflow_sinks::runner::{RunnerOptions, SinkRunner};
 use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::broker::Broker;
-use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::clock::{SharedClock, SystemClock};
 use quikflow_topics::diagnostics::{Severity, SourceFile};
 use quikflow_topics::{SinkSpec, TopicSpec};
@@ -48,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) topologies: PathBuf,
     /// The data directory.
     pub(crate) data: PathBuf,
+    /// The broker.
+    pub(crate) broker: Choice,
     /// Where ingest listens.
     pub(crate) ingest: SocketAddr,
     /// Where the query API listens.
@@ -65,7 +68,7 @@ pub(crate) struct Process {
     runtime: tokio::runtime::Runtime,
     inside: Arc<Inside>,
     anchors: Arc<anchors::Anchors>,
-    broker: Arc<EmbeddedBroker>,
+    broker: Arc<dyn Broker>,
     closing: watch::Sender<bool>,
     servers: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
     ingest: Option<SocketAddr>,
@@ -119,7 +122,7 @@ impl Process {
         };
         let listeners = (bind(has(Part::Ingest), setup.ingest)?, bind(has(Part::Query), setup.query)?);
         let clock = SystemClock::shared();
-        let broker = EmbeddedBroker::open(EmbeddedOptions::new(&setup.data, clock.clone()))?;
+        let (broker, log) = setup.broker.open(&setup.data, &clock)?;
         let followed = followed(&plan);
         broker.ensure_topics(&all_topics(&plan)).map_err(|error| Failure::usage(error.to_string()))?;
         let stores = Stores::open_with(&setup.data, clock.clone(), &followed, &setup.stores).usage("stores")?;
@@ -143,6 +146,7 @@ impl Process {
         let inside = Arc::new(Inside {
             plan,
             broker: broker.clone(),
+            log,
             engine: Mutex::new(engine),
             sinks,
             clock: clock.clone(),
@@ -246,7 +250,7 @@ fn followed(plan: &Plan) -> Vec<(Arc<SinkSpec>, Arc<TopicSpec>)> {
     plan.catalogue.sinks.iter().filter_map(|sink| Some((sink.clone(), of(&sink.from)?))).collect()
 }
 
-fn start_engine(plan: &Arc<Plan>, broker: &Arc<EmbeddedBroker>, clock: &SharedClock, workers: usize) -> Result<Engine, Failure> {
+fn start_engine(plan: &Arc<Plan>, broker: &Arc<dyn Broker>, clock: &SharedClock, workers: usize) -> Result<Engine, Failure> {
     let options = EngineOptions { workers, ..EngineOptions::default() };
     Engine::start(plan.clone(), broker.clone(), clock.clone(), options).map_err(|error| Failure::usage(error.to_string()))
 }

@@ -9,7 +9,7 @@
 //! would not give back (R11). The record's key is the payload field that the event type names.
 
 use super::columns::TopicColumns;
-use super::event::{Envelope, Scratch, append, check_payload, scan_event};
+use super::event::{Beside, Envelope, Scratch, append, check_payload, scan_event};
 use super::fault::{Code, Fault, shown};
 use super::rules::{EventPlan, Faults};
 use super::scan::{Scanner, Value};
@@ -249,7 +249,7 @@ impl BatchDecoder<'_> {
         }
 
         let columns = self.columns[event.topic].get_or_insert_with(|| TopicColumns::new(topic));
-        append(text, event, &envelope, id, scratch, columns);
+        append(text, event, &envelope, Beside { id, ..Beside::default() }, scratch, columns);
         columns.lines.push(line);
         Ok(())
     }

@@ -23,6 +23,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// Forgets the nulls of a row's payload: in a topic of rows null and absent are one.
+    pub(super) fn forget_nulls(&mut self) {
+        self.rest_payload.retain(|member| member.value.kind != Kind::Null);
+    }
+
     pub(super) fn clear(&mut self) {
         self.envelope.clear();
         self.payload.clear();
@@ -165,12 +170,23 @@ pub(super) fn check_payload(text: &str, event: &EventPlan, order: &mut Vec<usize
     }
 }
 
+/// What stands beside an event's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside<'a> {
+    /// The id of an event that has none of its own.
+    pub(super) id: Option<&'a str>,
+    /// The type where the plan is no event type's but the whole topic's.
+    pub(super) ty: Option<&'a str>,
+    /// The key where the plan names no fields for it.
+    pub(super) key: Option<&'a str>,
+}
+
 /// Appends an event found right.
 pub(super) fn append(
     text: &str,
     event: &EventPlan,
     envelope: &Envelope,
-    id: Option<&str>,
+    beside: Beside<'_>,
     scratch: &mut Scratch,
     columns: &mut TopicColumns,
 ) {
@@ -178,8 +194,13 @@ pub(super) fn append(
     let row = columns.rows;
     columns.rows += 1;
     columns.event_time.append_value(envelope.time);
-    columns.ty.set(row, &event.name);
+    columns.ty.set(row, beside.ty.unwrap_or(&event.name));
     match event.key[..] {
+        [] => {
+            if let Some(key) = beside.key {
+                columns.key.set(row, key);
+            }
+        }
         [only] if matches!(values[only], Parsed::Text(_) | Parsed::Scratch(..)) => {
             columns.key.set(row, content(&values[only], text, room));
         }
@@ -197,7 +218,7 @@ pub(super) fn append(
     match envelope.id {
         Some(own) => columns.id.set(row, &own.text(text)),
         None => {
-            if let Some(id) = id {
+            if let Some(id) = beside.id {
                 columns.id.set(row, id);
             }
         }

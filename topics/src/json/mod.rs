@@ -15,6 +15,7 @@
 //! * [`time`], [`number`]: RFC 3339 and numbers, and whether a column gives back their text
 //! * [`event`]: one event, from text to its place in the columns
 //! * [`rules`]: an event type's fields and rules, ready for use
+//! * [`stored`]: canonical JSON of a stored record back to its columns
 //! * [`columns`]: builders that cost nothing for a field that does not occur
 //!
 //! **Invariant**: no JSON value tree is built on the way from bytes to columns.
@@ -27,6 +28,7 @@ pub mod fault;
 mod number;
 mod rules;
 mod scan;
+pub mod stored;
 mod text;
 pub mod time;
 
@@ -36,4 +38,5 @@ mod tests;
 pub use decode::{Decoded, Decoder, Limits, Reject};
 pub use encode::{EncodeError, Encoder};
 pub use fault::{Code, Fault};
+pub use stored::{StoredDecoder, StoredRecord};
 pub use text::{RawMember, canonical, members, write_string};

@@ -50,6 +50,17 @@ impl EventPlan {
         Some(EventPlan { name: event.name.clone().into_boxed_str(), topic, key, fields, by_name })
     }
 
+    /// All fields of a topic, none required, without rules and without a key: for what is stored.
+    pub(super) fn of_topic(spec: &TopicSpec) -> EventPlan {
+        let plain = |(column, field): (usize, &FieldSpec)| {
+            let spec = FieldSpec { optional: true, ..FieldSpec::new(&field.name, field.ty) };
+            FieldPlan { spec, column, required: false }
+        };
+        let fields: Vec<FieldPlan> = spec.fields.iter().enumerate().map(plain).collect();
+        let by_name = fields.iter().enumerate().map(|(i, f)| (f.spec.name.clone().into_boxed_str(), i)).collect();
+        EventPlan { name: "".into(), topic: 0, key: Vec::new(), fields, by_name }
+    }
+
     /// The index of the field called `name`; `guess` is looked at first.
     #[inline]
     pub(super) fn field(&self, name: &str, guess: usize) -> Option<usize> {

@@ -11,6 +11,7 @@ use super::prepare::{self, PreparedRows};
 use super::sql::{self, UNIT, space};
 use super::topic::Topics;
 use crate::broker::{Answer, BrokerError, EpochCommit, StateKind, StatePiece, TopicRows, TopologyState};
+use crate::brokers::pieces::{Stored, useless};
 use crate::chunk::checksum;
 use crate::dead_letter::DeadLetterStatus;
 use rusqlite::Connection;
@@ -47,15 +48,6 @@ pub(super) fn prepare_outputs(topics: &Topics, outputs: Vec<TopicRows>) -> Resul
         prepared.push(PreparedRows { topic: topic.clone(), rows, partitions, ids: Vec::new(), encoded, lines: Vec::new() });
     }
     Ok(prepared)
-}
-
-/// A stored piece, without its bytes.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    id: i64,
-    shard: u32,
-    shards: u32,
-    snapshot: bool,
 }
 
 /// Which pieces are stored, by (topology, step), in the order of their commits.
@@ -131,21 +123,6 @@ impl StateIndex {
     pub(super) fn forget(&mut self, topology: &str) {
         self.pieces.retain(|(t, _), _| t != topology);
     }
-}
-
-/// The pieces that the newest snapshots of layout `shards` replace. None while another layout's
-/// pieces are needed: until each shard has written a snapshot after the last of those.
-fn useless(list: &[Stored], shards: u32) -> Vec<i64> {
-    let last_other = list.iter().filter(|s| s.shards != shards).map(|s| s.id).max();
-    let mut newest: BTreeMap<u32, i64> = BTreeMap::new();
-    for stored in list.iter().filter(|s| s.snapshot && s.shards == shards && Some(s.id) > last_other) {
-        newest.insert(stored.shard, stored.id);
-    }
-    if last_other.is_some() && (0..shards).any(|shard| !newest.contains_key(&shard)) {
-        return Vec::new();
-    }
-    let replaced = |s: &&Stored| s.shards != shards || newest.get(&s.shard).is_some_and(|id| s.id < *id);
-    list.iter().filter(replaced).map(|s| s.id).collect()
 }
 
 /// Entries that a transaction changed.

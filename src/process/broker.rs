@@ -1,0 +1,109 @@
+//! The broker that the settings name.
+
+use crate::exit::{Context, Failure};
+use crate::settings::Settings;
+use quikflow_topics::broker::Broker;
+use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
+use quikflow_topics::clock::SharedClock;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Which broker, and how it is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// The log in the data directory.
+    Embedded,
+    /// Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaSettings),
+}
+
+/// What the settings say of Kafka.
+#[cfg(feature = "kafka")]
+#[derive(Clone)]
+pub(crate) struct KafkaSettings {
+    url: String,
+    login: Option<quikflow_topics::brokers::kafka::Login>,
+    tls: bool,
+    ca_file: Option<String>,
+}
+
+#[cfg(feature = "kafka")]
+impl std::fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaSettings").field("url", &self.url).field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+impl Choice {
+    /// From the settings.
+    ///
+    /// # Errors
+    /// Exit 2 for what makes no sense together.
+    pub(crate) fn from(settings: &Settings) -> Result<Choice, Failure> {
+        match settings.get("broker").unwrap_or("embedded") {
+            #[cfg(feature = "kafka")]
+            url if url.starts_with("kafka://") => Ok(Choice::Kafka(kafka(url, settings)?)),
+            // What is not compiled in was refused before.
+            _ => Ok(Choice::Embedded),
+        }
+    }
+
+    /// Whether one process owns the log.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self, Choice::Embedded)
+    }
+
+    /// Opens it. The second of the answer: the embedded log, for figures that only it has.
+    ///
+    /// # Errors
+    /// What the broker says: exit 2 for Kafka, whose settings may be wrong.
+    pub(crate) fn open(
+        &self,
+        data: &Path,
+        clock: &SharedClock,
+    ) -> Result<(Arc<dyn Broker>, Option<Arc<EmbeddedBroker>>), Failure> {
+        match self {
+            Choice::Embedded => {
+                let log = EmbeddedBroker::open(EmbeddedOptions::new(data, clock.clone()))?;
+                Ok((log.clone(), Some(log)))
+            }
+            #[cfg(feature = "kafka")]
+            Choice::Kafka(settings) => {
+                use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
+                std::fs::create_dir_all(data).usage(data.display())?;
+                let options = KafkaOptions::from_url(&settings.url, clock.clone()).usage("QUIKFLOW_BROKER")?;
+                let KafkaSettings { login, tls, ca_file, .. } = settings.clone();
+                let options = KafkaOptions { login, tls, ca_file, ..options };
+                let broker = KafkaBroker::open(options).map_err(|error| Failure::usage(error.to_string()))?;
+                Ok((broker, None))
+            }
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(url: &str, settings: &Settings) -> Result<KafkaSettings, Failure> {
+    use quikflow_topics::brokers::kafka::Login;
+    let login = match (settings.get("kafka_user"), settings.get("kafka_password")) {
+        (Some(user), Some(password)) => {
+            let mechanism = settings.get("kafka_mechanism").unwrap_or("SCRAM-SHA-512").to_uppercase();
+            if !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&mechanism.as_str()) {
+                return Err(Failure::usage("`kafka_mechanism` is none of PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512"));
+            }
+            Some(Login { mechanism, user: user.to_owned(), password: password.to_owned() })
+        }
+        (None, None) => None,
+        _ => return Err(Failure::usage("`kafka_user` and `kafka_password` go together; set both or none")),
+    };
+    let tls = match settings.get("kafka_tls").unwrap_or("off") {
+        "on" => true,
+        "off" => false,
+        _ => return Err(Failure::usage("`kafka_tls` is neither on nor off")),
+    };
+    let ca_file = settings.get("kafka_ca").map(str::to_owned);
+    if ca_file.is_some() && !tls {
+        return Err(Failure::usage("`kafka_ca` is set and `kafka_tls` is off; turn it on or unset the file"));
+    }
+    Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file })
+}

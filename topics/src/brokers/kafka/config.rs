@@ -1,0 +1,158 @@
+//! How the brokers are reached, and what a failure means for whoever configured it.
+
+use crate::broker::BrokerError;
+use crate::clock::SharedClock;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::time::Duration;
+
+/// How long a call to the brokers may take before it fails.
+pub(super) const CALL: Duration = Duration::from_secs(20);
+/// Most bytes of one record, on the topics and in the clients.
+pub(super) const MAX_RECORD: usize = 4 << 20;
+
+/// How to sign in: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+#[derive(Clone)]
+pub struct Login {
+    /// The mechanism.
+    pub mechanism: String,
+    /// The user.
+    pub user: String,
+    /// The password; never shown.
+    pub password: String,
+}
+
+/// How Kafka is reached.
+#[derive(Clone)]
+pub struct KafkaOptions {
+    /// `host:port,…`
+    pub brokers: String,
+    /// Before every name of a topic, a group and a transactional id; may be empty.
+    pub prefix: String,
+    /// How to sign in, if at all.
+    pub login: Option<Login>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// A file of authorities to be trusted, in PEM; the system's where absent.
+    pub ca_file: Option<String>,
+    /// Time-outs of lanes.
+    pub clock: SharedClock,
+}
+
+impl std::fmt::Debug for KafkaOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let user = self.login.as_ref().map(|login| &login.user);
+        f.debug_struct("KafkaOptions").field("brokers", &self.brokers).field("user", &user).field("tls", &self.tls).finish()
+    }
+}
+
+impl KafkaOptions {
+    /// From `kafka://host:port,…`, with `/prefix` behind it where several installations share the
+    /// brokers; no login, no TLS.
+    ///
+    /// # Errors
+    /// What the URL lacks.
+    pub fn from_url(url: &str, clock: SharedClock) -> Result<KafkaOptions, BrokerError> {
+        let wrong = || BrokerError::Storage("`broker` has to be kafka://host:port,host:port".to_owned());
+        let rest = url.strip_prefix("kafka://").ok_or_else(wrong)?;
+        let (brokers, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let port =
+            |broker: &str| broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !brokers.split(',').all(port) || brokers.contains('@') {
+            return Err(wrong());
+        }
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !prefix.chars().all(legal) {
+            return Err(BrokerError::Storage(
+                "the prefix behind kafka://host:port/ takes letters, digits, `.`, `_` and `-`".to_owned(),
+            ));
+        }
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        Ok(KafkaOptions { brokers: brokers.to_owned(), prefix, login: None, tls: false, ca_file: None, clock })
+    }
+
+    /// What every client has in common.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", "quikflow").set("log_level", "4");
+        config.set("broker.address.family", "any").set("reconnect.backoff.max.ms", "1000");
+        let protocol = match (self.login.is_some(), self.tls) {
+            (false, false) => "plaintext",
+            (false, true) => "ssl",
+            (true, false) => "sasl_plaintext",
+            (true, true) => "sasl_ssl",
+        };
+        config.set("security.protocol", protocol);
+        if let Some(login) = &self.login {
+            config.set("sasl.mechanism", &login.mechanism);
+            config.set("sasl.username", &login.user).set("sasl.password", &login.password);
+        }
+        if let Some(file) = &self.ca_file {
+            config.set("ssl.ca.location", file);
+        }
+        config
+    }
+
+    /// For consumers: what was committed, gaps allowed, no group's offsets.
+    pub(super) fn consumer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false").set("enable.partition.eof", "true");
+        config.set("auto.offset.reset", "earliest").set("group.id", format!("{}quikflow", self.prefix));
+        config.set("max.partition.fetch.bytes", "524288").set("queued.max.messages.kbytes", "16384");
+        config.set("fetch.wait.max.ms", "500").set("check.crcs", "true");
+        config
+    }
+
+    /// For producers: idempotent, acknowledged by all in-sync replicas.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("enable.idempotence", "true").set("acks", "all").set("compression.type", "lz4");
+        config.set("linger.ms", "2").set("batch.num.messages", "10000").set("message.max.bytes", MAX_RECORD.to_string());
+        config.set("queue.buffering.max.messages", "500000").set("queue.buffering.max.kbytes", "131072");
+        config
+    }
+
+    /// For producers of transactions.
+    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("transactional.id", format!("{}{id}", self.prefix)).set("transaction.timeout.ms", "60000");
+        config.set("linger.ms", "0");
+        config
+    }
+}
+
+/// A failure in words, with what to do where that is known.
+pub(super) fn failed(what: &str, error: &KafkaError) -> BrokerError {
+    let code = match error {
+        KafkaError::Transaction(inner) => Some(inner.code()),
+        other => other.rdkafka_error_code(),
+    };
+    let advice = match code {
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
+        ) => "; the user of QUIKFLOW_KAFKA_USER lacks this right",
+        Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
+            "; check QUIKFLOW_KAFKA_USER, QUIKFLOW_KAFKA_PASSWORD and QUIKFLOW_KAFKA_MECHANISM"
+        }
+        Some(RDKafkaErrorCode::SSL) => "; check QUIKFLOW_KAFKA_TLS and QUIKFLOW_KAFKA_CA",
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::MessageTimedOut
+            | RDKafkaErrorCode::Resolve,
+        ) => "; no broker answers, check QUIKFLOW_BROKER and that Kafka runs",
+        Some(
+            RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+            | RDKafkaErrorCode::InvalidProducerIdMapping,
+        ) => "; another process has taken over",
+        _ => "",
+    };
+    BrokerError::Storage(format!("kafka: {what}: {error}{advice}"))
+}

@@ -1,0 +1,262 @@
+//! Kafka (feature `kafka`): records as JSON under the Java client's keys, epochs as transactions.
+//!
+//! * `config`, `admin`: how the brokers are reached; topics made from the catalogue and checked
+//! * `record`: a row as a record and back; `slice`, `reader`: reading what was committed
+//! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
+//! * `epoch`, `index`: an epoch is one transaction (R19), its state in `quikflow.state`
+//! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
+//!
+//! The mapping and its reasons are in `docs/adr/005-kafka.md`.
+//!
+//! **Invariants**: readers see committed records only. One process runs the pipelines: who opens
+//! the producer of epochs fences the one before. Offsets have gaps where transactions end.
+
+mod admin;
+mod append;
+mod calls;
+mod config;
+mod dead;
+mod epoch;
+mod index;
+mod lanes;
+mod reader;
+mod record;
+mod slice;
+mod table;
+
+pub use config::{KafkaOptions, Login};
+
+use crate::broker::{BrokerError, StatePiece, TopicStats, Wakeup};
+use crate::catalogue::TopicSpec;
+use config::{CALL, failed};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a topic's figures are taken for the present ones.
+const FRESH: Duration = Duration::from_millis(20);
+
+/// What was read of all pieces of state, by topology, until it is asked for.
+type Scan = BTreeMap<String, Vec<StatePiece>>;
+
+/// What callers, readers and writers share.
+struct Shared {
+    options: KafkaOptions,
+    wakeup: Wakeup,
+    closed: AtomicBool,
+    admin: admin::Admin,
+    topics: RwLock<BTreeMap<String, Arc<TopicSpec>>>,
+    /// Asks for offsets of what is committed, and of everything.
+    committed: BaseConsumer,
+    everything: BaseConsumer,
+    figures: Mutex<HashMap<String, (Duration, TopicStats)>>,
+    /// Where only markers stand: (topic, partition) → (after the last record, end of the log).
+    tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
+    index: Mutex<index::Index>,
+    state: Mutex<Option<table::Table>>,
+    scan: Mutex<Option<Scan>>,
+    dead: Mutex<Option<dead::DeadLetters>>,
+    lane_lines: Mutex<Option<(table::Table, BTreeMap<String, u64>)>>,
+    lanes: Mutex<HashMap<String, std::sync::mpsc::Sender<lanes::Work>>>,
+    appender: Mutex<Option<Arc<append::Appender>>>,
+    epochs: Mutex<Option<epoch::Epochs>>,
+    /// What followers reported: group → (topic, partition) → next offset.
+    progress: Mutex<BTreeMap<String, BTreeMap<(String, u32), u64>>>,
+}
+
+/// The broker. See the module.
+pub struct KafkaBroker {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for KafkaBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaBroker").field("options", &self.shared.options).finish()
+    }
+}
+
+impl KafkaBroker {
+    /// Connects, and makes or checks quikflow's own topics.
+    ///
+    /// # Errors
+    /// No broker answers; a right is missing.
+    pub fn open(options: KafkaOptions) -> Result<Arc<KafkaBroker>, BrokerError> {
+        let open = |e| failed("the settings", &e);
+        let committed = options.consumer().create().map_err(open)?;
+        let everything = options.consumer().set("isolation.level", "read_uncommitted").create().map_err(open)?;
+        let shared = Arc::new(Shared {
+            admin: admin::Admin::new(&options)?,
+            wakeup: Wakeup::default(),
+            closed: AtomicBool::new(false),
+            topics: RwLock::default(),
+            committed,
+            everything,
+            figures: Mutex::default(),
+            tails: Mutex::default(),
+            index: Mutex::default(),
+            state: Mutex::default(),
+            scan: Mutex::default(),
+            dead: Mutex::default(),
+            lane_lines: Mutex::default(),
+            lanes: Mutex::default(),
+            appender: Mutex::default(),
+            epochs: Mutex::default(),
+            progress: Mutex::default(),
+            options,
+        });
+        let own = ["state", "dead", "lanes"].map(|name| admin::Wanted::own(shared.own_topic(name)));
+        shared.admin.ensure(&own)?;
+        Ok(Arc::new(KafkaBroker { shared }))
+    }
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// A topic's name on the brokers.
+    fn physical(&self, topic: &str) -> String {
+        format!("{}{topic}", self.options.prefix)
+    }
+
+    /// The same for quikflow's own topics.
+    fn own_topic(&self, name: &str) -> String {
+        self.physical(&format!("quikflow.{name}"))
+    }
+
+    fn spec(&self, topic: &str) -> Result<Arc<TopicSpec>, BrokerError> {
+        self.topics.read().get(topic).cloned().ok_or_else(|| BrokerError::UnknownTopic(topic.to_owned()))
+    }
+
+    /// The name on the brokers of a topic that is known.
+    fn known(&self, topic: &str) -> Result<String, BrokerError> {
+        self.spec(topic).map(|spec| self.physical(&spec.name))
+    }
+
+    /// Dead letters, opened when they are first needed.
+    fn dead(&self) -> Result<MutexGuard<'_, Option<dead::DeadLetters>>, BrokerError> {
+        let mut dead = self.dead.lock();
+        if dead.is_none() {
+            *dead = Some(dead::DeadLetters::new(&self.options, &self.own_topic("dead"))?);
+        }
+        Ok(dead)
+    }
+
+    /// Reads what other processes have committed of the state's index.
+    fn refresh_index(&self) -> Result<(), BrokerError> {
+        let mut state = self.state.lock();
+        if state.is_none() {
+            *state = Some(table::Table::new(&self.options, &self.own_topic("state"))?);
+        }
+        let Some(table) = state.as_mut() else { return Ok(()) };
+        let mut index = self.index.lock();
+        table.catch_up(|entry| index.take(entry))
+    }
+
+    /// A lane's highest committed line.
+    fn lane_line(&self, producer: &str) -> Result<u64, BrokerError> {
+        let topic = self.own_topic("lanes");
+        let mut lines = self.lane_lines.lock();
+        if lines.is_none() {
+            *lines = Some((table::Table::new(&self.options, &topic)?, BTreeMap::new()));
+        }
+        let Some((table, known)) = lines.as_mut() else { return Ok(0) };
+        table.catch_up(|entry| {
+            let line = entry.value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse::<u64>().ok());
+            if let Some(line) = line {
+                known.insert(entry.key.to_owned(), line);
+            }
+            Ok(())
+        })?;
+        Ok(known.get(producer).copied().unwrap_or(0))
+    }
+
+    /// The same, when all transactions that were open at this moment have ended: an open one of
+    /// another lane hides what was committed behind it.
+    fn lane_line_now(&self, producer: &str) -> Result<u64, BrokerError> {
+        let topic = self.own_topic("lanes");
+        let ask = |consumer: &BaseConsumer| {
+            consumer.fetch_watermarks(&topic, 0, CALL).map(|(_, end)| end).map_err(|e| failed("reading the lanes", &e))
+        };
+        let wanted = ask(&self.everything)?;
+        for _ in 0..1_400 {
+            if ask(&self.committed)? >= wanted {
+                return self.lane_line(producer);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(BrokerError::Busy(Duration::from_secs(1)))
+    }
+
+    /// The right to commit epochs, taken when it is first needed and after a failed commit.
+    fn epochs(self: &Arc<Shared>) -> Result<epoch::Epochs, BrokerError> {
+        let mut epochs = self.epochs.lock();
+        if let Some(open) = epochs.as_ref().filter(|open| !open.failed.load(Ordering::SeqCst)) {
+            return Ok(open.clone());
+        }
+        let open = epoch::open(self)?;
+        self.refresh_index()?;
+        self.scan.lock().take();
+        *epochs = Some(open.clone());
+        Ok(open)
+    }
+
+    /// Between `next` and `end` of a partition stand markers only.
+    fn remember_tail(&self, topic: &str, partition: i32, next: u64, end: Option<u64>) {
+        let Ok(partition) = u32::try_from(partition) else { return };
+        let Some(end) = end.filter(|end| *end > next) else { return };
+        let mut tails = self.tails.lock();
+        let tail = tails.entry((topic.to_owned(), partition)).or_insert((next, end));
+        *tail = if tail.1 == end { (tail.0.min(next), end) } else { (next, end) };
+        drop(tails);
+        self.figures.lock().remove(topic);
+    }
+
+    /// First and last offsets by partition.
+    fn figures(&self, topic: &str) -> Result<TopicStats, BrokerError> {
+        let spec = self.spec(topic)?;
+        let now = self.options.clock.elapsed();
+        if let Some((at, stats)) = self.figures.lock().get(topic).filter(|(at, _)| now.saturating_sub(*at) < FRESH) {
+            let _at = at;
+            return Ok(stats.clone());
+        }
+        let (start, mut end) = (self.offsets(&spec, At::Beginning)?, self.offsets(&spec, At::End)?);
+        let tails = self.tails.lock();
+        for (partition, (end, start)) in (0_u32..).zip(end.iter_mut().zip(&start)) {
+            if let Some((next, _)) = tails.get(&(topic.to_owned(), partition)).filter(|(_, at)| at == end) {
+                *end = (*next).max(*start);
+            }
+        }
+        drop(tails);
+        let records = start.iter().zip(&end).map(|(start, end)| end.saturating_sub(*start)).sum();
+        let stats = TopicStats { topic: topic.to_owned(), start, end, records, chunks: 0, bytes: 0 };
+        self.figures.lock().insert(topic.to_owned(), (now, stats.clone()));
+        Ok(stats)
+    }
+
+    /// The offset of each partition at one of its ends, asked for in one call.
+    fn offsets(&self, spec: &TopicSpec, at: At) -> Result<Vec<u64>, BrokerError> {
+        let physical = self.physical(&spec.name);
+        let what = || format!("asking for the offsets of topic `{physical}`");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..spec.partitions {
+            let number = i32::try_from(partition).unwrap_or(i32::MAX);
+            list.add_partition_offset(&physical, number, at).map_err(|e| failed(&what(), &e))?;
+        }
+        let found = self.committed.offsets_for_times(list, CALL).map_err(|e| failed(&what(), &e))?;
+        let mut offsets = vec![0; spec.partitions as usize];
+        for element in found.elements() {
+            element.error().map_err(|e| failed(&what(), &e))?;
+            let place = usize::try_from(element.partition()).ok().and_then(|partition| offsets.get_mut(partition));
+            if let (Some(place), At::Offset(offset)) = (place, element.offset()) {
+                *place = u64::try_from(offset).unwrap_or(0);
+            }
+        }
+        Ok(offsets)
+    }
+}

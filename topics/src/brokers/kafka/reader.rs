@@ -1,0 +1,223 @@
+//! Readers: a consumer with assigned partitions, and a thread that fills a bounded buffer from it.
+//!
+//! `poll` says `None` only when every partition has been read to its end: time that passes while
+//! nothing comes may then count as idle (R2).
+
+use super::Shared;
+use super::config::failed;
+use super::record::Incoming;
+use super::slice::KafkaSlice;
+use crate::broker::{BrokerError, Positions, Slice, TopicReader};
+use crate::catalogue::TopicSpec;
+use crate::ids::{Offset, PartitionId};
+use parking_lot::{Condvar, Mutex};
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Bytes of records that wait for `poll`.
+const BUFFERED: usize = 8 << 20;
+/// How long `poll` waits for a broker that says neither what there is nor that there is nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Buffer {
+    records: VecDeque<Incoming>,
+    bytes: usize,
+    /// By partition: read to the end of what was there when it was looked at last.
+    at_end: Vec<bool>,
+    error: Option<BrokerError>,
+}
+
+struct Between {
+    buffer: Mutex<Buffer>,
+    filled: Condvar,
+    emptied: Condvar,
+    closed: AtomicBool,
+}
+
+/// See [`TopicReader`].
+pub(super) struct KafkaReader {
+    topic: Arc<TopicSpec>,
+    between: Arc<Between>,
+    positions: Vec<u64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl KafkaReader {
+    pub(super) fn open(shared: &Arc<Shared>, topic: Arc<TopicSpec>, from: &Positions) -> Result<KafkaReader, BrokerError> {
+        let mut positions = vec![0_u64; topic.partitions as usize];
+        for (partition, offset) in from {
+            if let Some(position) = positions.get_mut(partition.0 as usize) {
+                *position = offset.0;
+            }
+        }
+        let physical = shared.physical(&topic.name);
+        let consumer: BaseConsumer = shared.options.consumer().create().map_err(|e| failed("opening a reader", &e))?;
+        let mut list = TopicPartitionList::new();
+        for (partition, position) in (0..).zip(&positions) {
+            let at = if *position == 0 { At::Beginning } else { At::Offset(i64::try_from(*position).unwrap_or(i64::MAX)) };
+            list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
+        }
+        consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
+        let buffer = Buffer { at_end: vec![false; positions.len()], ..Buffer::default() };
+        let between = Arc::new(Between {
+            buffer: Mutex::new(buffer),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            closed: AtomicBool::new(false),
+        });
+        let filler =
+            Filler { shared: shared.clone(), between: between.clone(), consumer, topic: topic.clone(), next: positions.clone() };
+        let thread = std::thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || filler.run());
+        let thread = Some(thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?);
+        Ok(KafkaReader { topic, between, positions, thread })
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.between.closed.store(true, Ordering::SeqCst);
+        self.between.emptied.notify_all();
+        // It ends by itself within its next wait; nobody needs to stand by for that.
+        drop(self.thread.take());
+    }
+}
+
+impl TopicReader for KafkaReader {
+    fn poll(&mut self, max_rows: usize) -> Result<Option<Arc<dyn Slice>>, BrokerError> {
+        let mut waits = PATIENCE.as_millis() / 100;
+        let mut buffer = self.between.buffer.lock();
+        while buffer.records.is_empty() {
+            if let Some(error) = &buffer.error {
+                return Err(error.clone());
+            }
+            if buffer.at_end.iter().all(|at_end| *at_end) {
+                return Ok(None);
+            }
+            if waits == 0 {
+                let topic = &self.topic.name;
+                return Err(BrokerError::Storage(format!(
+                    "kafka: no answer about topic `{topic}` within {PATIENCE:?}; check QUIKFLOW_BROKER and that Kafka runs"
+                )));
+            }
+            waits -= 1;
+            self.between.filled.wait_for(&mut buffer, Duration::from_millis(100));
+        }
+        let count = buffer.records.len().min(max_rows.max(1));
+        let records: Vec<Incoming> = buffer.records.drain(..count).collect();
+        buffer.bytes -= records.iter().map(Incoming::size).sum::<usize>();
+        drop(buffer);
+        self.between.emptied.notify_all();
+        let slice = KafkaSlice::new(self.topic.clone(), records);
+        for part in slice.parts() {
+            if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
+                *position = part.next.0;
+            }
+        }
+        Ok(Some(Arc::new(slice)))
+    }
+
+    fn positions(&self) -> Positions {
+        (0..).zip(&self.positions).map(|(partition, offset)| (PartitionId(partition), Offset(*offset))).collect()
+    }
+}
+
+/// The thread's side.
+struct Filler {
+    shared: Arc<Shared>,
+    between: Arc<Between>,
+    consumer: BaseConsumer,
+    topic: Arc<TopicSpec>,
+    /// After the last record of each partition.
+    next: Vec<u64>,
+}
+
+impl Filler {
+    fn run(mut self) {
+        while !self.between.closed.load(Ordering::SeqCst) && !self.shared.is_closed() {
+            let (mut taken, mut ended, mut error) = (Vec::new(), Vec::new(), None);
+            match self.consumer.poll(Duration::from_millis(250)) {
+                None => continue,
+                Some(Ok(message)) => {
+                    if let Some(next) = usize::try_from(message.partition()).ok().and_then(|p| self.next.get_mut(p)) {
+                        *next = u64::try_from(message.offset()).unwrap_or(0) + 1;
+                    }
+                    taken.extend(Incoming::of(&message));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => ended.extend(usize::try_from(partition)),
+                Some(Err(failure)) if lasting(&failure) => {
+                    error = Some(failed(&format!("reading topic `{}`", self.topic.name), &failure));
+                }
+                // The client keeps trying by itself.
+                Some(Err(failure)) => tracing::warn!(topic = self.topic.name, error = %failure, "kafka: reading is disturbed"),
+            }
+            for partition in &ended {
+                self.remember_end(*partition);
+            }
+            let mut buffer = self.between.buffer.lock();
+            while buffer.bytes > BUFFERED && !self.between.closed.load(Ordering::SeqCst) {
+                self.between.emptied.wait_for(&mut buffer, Duration::from_millis(250));
+            }
+            let woke = buffer.records.is_empty();
+            for record in taken {
+                buffer.bytes += record.size();
+                buffer.records.push_back(record);
+            }
+            for partition in ended {
+                if let Some(at_end) = buffer.at_end.get_mut(partition) {
+                    *at_end = true;
+                }
+            }
+            let lasting = error.is_some();
+            buffer.error = buffer.error.take().or(error);
+            let news = woke && !buffer.records.is_empty();
+            drop(buffer);
+            self.between.filled.notify_all();
+            if news || lasting {
+                self.shared.wakeup.bump();
+            }
+            if lasting {
+                return;
+            }
+        }
+    }
+
+    /// The end may lie behind the last record: markers of transactions stand between.
+    fn remember_end(&self, partition: usize) {
+        let Some(next) = self.next.get(partition) else { return };
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let end = self.consumer.position().ok().and_then(|list| {
+            let element = list.find_partition(&self.shared.physical(&self.topic.name), number)?;
+            match element.offset() {
+                At::Offset(at) => u64::try_from(at).ok(),
+                _ => None,
+            }
+        });
+        self.shared.remember_tail(&self.topic.name, number, *next, end);
+    }
+}
+
+/// Whether reading cannot go on by itself.
+fn lasting(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    match error {
+        KafkaError::MessageConsumptionFatal(_) => true,
+        other => matches!(
+            other.rdkafka_error_code(),
+            Some(
+                Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::UnknownPartition
+                    | Code::TopicAuthorizationFailed
+                    | Code::Authentication
+                    | Code::OffsetOutOfRange
+            )
+        ),
+    }
+}

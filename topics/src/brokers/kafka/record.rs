@@ -1,0 +1,152 @@
+//! A row as a Kafka record, and back.
+//!
+//! Key: the record's key; the partition is murmur2 of it, as the Java client's. Value: canonical
+//! JSON. Headers `type`, `time` (event time, microseconds) and, of events with one, `id`. The
+//! record's own timestamp is Kafka's: when it was appended.
+
+use super::config::failed;
+use crate::broker::{BrokerError, TopicRows};
+use crate::catalogue::TopicKind;
+use crate::json::Encoder;
+use crate::partitioner::partition_of;
+use crate::schema::{EVENT_TIME, ID, KEY, TYPE};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::TimestampMicrosecondType;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A record on its way out.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    /// With the prefix.
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u32,
+    pub(super) key: Option<String>,
+    /// None: a tombstone.
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(&'static str, String)>,
+}
+
+impl Outgoing {
+    /// An entry of one of quikflow's own compacted topics.
+    pub(super) fn entry(topic: &Arc<str>, key: String, value: Option<Vec<u8>>) -> Outgoing {
+        Outgoing { topic: topic.clone(), partition: 0, key: Some(key), value, headers: Vec::new() }
+    }
+}
+
+/// Rows as records; `topic` is the name with the prefix.
+pub(super) fn encode(rows: &TopicRows, topic: &str) -> Result<Vec<Outgoing>, BrokerError> {
+    let batch = &rows.rows;
+    let missing = |name: &str| BrokerError::Storage(format!("rows to append have no column `{name}`"));
+    let column = |name: &str| batch.column_by_name(name).ok_or_else(|| missing(name));
+    let text = |name: &'static str| column(name)?.as_string_opt::<i32>().ok_or_else(|| missing(name));
+    let (keys, types, ids) = (text(KEY)?, text(TYPE)?, text(ID)?);
+    let times = column(EVENT_TIME)?.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| missing(EVENT_TIME))?;
+    let encoder = Encoder::new(&rows.topic, batch).map_err(|e| BrokerError::Storage(e.to_string()))?;
+    let topic: Arc<str> = topic.into();
+    let mut out = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let key = keys.is_valid(row).then(|| keys.value(row));
+        let mut headers = vec![("type", types.value(row).to_owned()), ("time", times.value(row).to_string())];
+        if rows.topic.kind == TopicKind::Events && ids.is_valid(row) {
+            headers.push(("id", ids.value(row).to_owned()));
+        }
+        out.push(Outgoing {
+            topic: topic.clone(),
+            partition: partition_of(key, rows.topic.partitions).0,
+            key: key.map(str::to_owned),
+            value: Some(encoder.row(row).into_bytes()),
+            headers,
+        });
+    }
+    Ok(out)
+}
+
+/// Hands a record to the producer, waiting while its queue is full.
+pub(super) fn send<C>(producer: &ThreadedProducer<C>, record: &Outgoing, opaque: C::DeliveryOpaque) -> Result<(), BrokerError>
+where
+    C: ProducerContext + 'static,
+{
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for (key, value) in &record.headers {
+        headers = headers.insert(Header { key, value: Some(value.as_str()) });
+    }
+    let mut wanted = BaseRecord::<str, [u8], _>::with_opaque_to(&record.topic, opaque)
+        .partition(i32::try_from(record.partition).unwrap_or(0))
+        .headers(headers);
+    wanted.key = record.key.as_deref();
+    wanted.payload = record.value.as_deref();
+    loop {
+        match producer.send(wanted) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                wanted = back;
+                let waited = producer.flush(Duration::from_millis(20));
+                if let Err(error) = waited
+                    && error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut)
+                {
+                    return Err(failed("writing", &error));
+                }
+            }
+            Err((error, _)) => return Err(failed(&format!("writing to topic `{}`", record.topic), &error)),
+        }
+    }
+}
+
+/// A record as it came in.
+#[derive(Clone, Debug)]
+pub(super) struct Incoming {
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    /// Microseconds.
+    pub(super) arrival: i64,
+    /// Microseconds.
+    pub(super) event_time: i64,
+    pub(super) key: Option<String>,
+    pub(super) ty: Option<String>,
+    pub(super) value: Vec<u8>,
+}
+
+impl Incoming {
+    /// The message, or none where it is a tombstone.
+    pub(super) fn of(message: &BorrowedMessage<'_>) -> Option<Incoming> {
+        let value = message.payload()?.to_vec();
+        let arrival = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000);
+        let event_time =
+            header(message, "time").and_then(|time| time.parse().ok()).unwrap_or_else(|| own_time(&value).unwrap_or(arrival));
+        Some(Incoming {
+            partition: u32::try_from(message.partition()).unwrap_or(0),
+            offset: u64::try_from(message.offset()).unwrap_or(0),
+            arrival,
+            event_time,
+            key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+            ty: header(message, "type").map(str::to_owned),
+            value,
+        })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.value.len() + self.key.as_ref().map_or(0, String::len) + 96
+    }
+}
+
+/// The text of a header.
+pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
+    let headers = message.headers()?;
+    let found = headers.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(found.value?).ok()
+}
+
+/// The time in an event that someone else wrote.
+fn own_time(value: &[u8]) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Timed<'a> {
+        #[serde(borrow)]
+        timestamp: std::borrow::Cow<'a, str>,
+    }
+    let timed: Timed<'_> = serde_json::from_slice(value).ok()?;
+    crate::json::time::read_time(&timed.timestamp).map(|time| time.micros)
+}

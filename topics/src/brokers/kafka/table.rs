@@ -1,0 +1,77 @@
+//! quikflow's own compacted topics, read whole: one partition, keys and values.
+
+use super::config::{CALL, KafkaOptions, failed};
+use super::record::header;
+use crate::broker::BrokerError;
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// One entry as read.
+pub(super) struct Entry<'a> {
+    pub(super) offset: u64,
+    pub(super) key: &'a str,
+    /// None: the key is gone.
+    pub(super) value: Option<&'a [u8]>,
+    message: &'a BorrowedMessage<'a>,
+}
+
+impl Entry<'_> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        header(self.message, name)
+    }
+}
+
+/// Follows one of the own topics.
+pub(super) struct Table {
+    consumer: BaseConsumer,
+    topic: String,
+    /// The next offset to read, and the end of the log when that was reached.
+    next: i64,
+    end: i64,
+}
+
+impl Table {
+    pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Table, BrokerError> {
+        let consumer = options.consumer().create().map_err(|e| failed("opening a reader", &e))?;
+        Ok(Table { consumer, topic: topic.to_owned(), next: 0, end: 0 })
+    }
+
+    /// Reads what was committed since the last time, up to the end.
+    pub(super) fn catch_up(&mut self, mut apply: impl FnMut(&Entry<'_>) -> Result<(), BrokerError>) -> Result<(), BrokerError> {
+        let what = format!("reading topic `{}`", self.topic);
+        let (_, end) = self.consumer.fetch_watermarks(&self.topic, 0, CALL).map_err(|e| failed(&what, &e))?;
+        if end <= self.end {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, 0, Offset::Offset(self.next)).map_err(|e| failed(&what, &e))?;
+        self.consumer.assign(&list).map_err(|e| failed(&what, &e))?;
+        let mut silent = 0;
+        loop {
+            match self.consumer.poll(CALL) {
+                Some(Ok(message)) => {
+                    let offset = u64::try_from(message.offset()).unwrap_or(0);
+                    let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or("");
+                    apply(&Entry { offset, key, value: message.payload(), message: &message })?;
+                    self.next = message.offset() + 1;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) if silent < 100 => {
+                    tracing::debug!(%error, topic = self.topic, "kafka: reading is disturbed");
+                    silent += 1;
+                }
+                Some(Err(error)) => return Err(failed(&what, &error)),
+                None => {
+                    return Err(BrokerError::Storage(format!(
+                        "kafka: {what}: no answer within {CALL:?}; check QUIKFLOW_BROKER and that Kafka runs"
+                    )));
+                }
+            }
+        }
+        self.end = end;
+        self.consumer.unassign().map_err(|e| failed(&what, &e))
+    }
+}

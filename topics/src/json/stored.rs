@@ -1,0 +1,97 @@
+//! Canonical JSON of stored records back to columns: what [`super::encode`] wrote, without rules.
+//!
+//! Brokers that keep records as JSON read through this. `decode(encode(row)) = row`: what no column
+//! holds comes back into `_rest`. Records that others wrote are read as well, as long as they are
+//! events (or objects of the declared columns, in a topic of rows).
+
+use super::columns::TopicColumns;
+use super::decode::Limits;
+use super::event::{Beside, Envelope, Scratch, append, check_payload, scan_event};
+use super::rules::{EventPlan, Faults};
+use crate::catalogue::{TopicKind, TopicSpec};
+use arrow::array::RecordBatch;
+use std::sync::Arc;
+
+/// A stored record.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRecord<'a> {
+    /// Its value: canonical JSON, or an event that someone else wrote.
+    pub value: &'a [u8],
+    /// Its key.
+    pub key: Option<&'a str>,
+    /// The type, for a topic of rows; events carry their own.
+    pub ty: &'a str,
+    /// Event time in microseconds, for a topic of rows; events carry their own.
+    pub event_time: i64,
+}
+
+/// Decodes records of one topic into a batch in its append schema.
+pub struct StoredDecoder {
+    kind: TopicKind,
+    plan: EventPlan,
+    columns: TopicColumns,
+    order: Vec<usize>,
+    scratch: Scratch,
+    wrapped: String,
+    limits: Limits,
+}
+
+impl StoredDecoder {
+    /// For records of `topic`.
+    pub fn new(topic: &Arc<TopicSpec>) -> StoredDecoder {
+        StoredDecoder {
+            kind: topic.kind,
+            plan: EventPlan::of_topic(topic),
+            columns: TopicColumns::new(topic),
+            order: Vec::new(),
+            scratch: Scratch::default(),
+            wrapped: String::new(),
+            limits: Limits { max_depth: 130, max_event_bytes: usize::MAX, max_id_length: usize::MAX, kept_bytes: 0 },
+        }
+    }
+
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// What is wrong with it; it was not taken then.
+    pub fn take(&mut self, record: StoredRecord<'_>) -> Result<(), String> {
+        let text = std::str::from_utf8(record.value).map_err(|e| format!("not UTF-8 from byte {} on", e.valid_up_to()))?;
+        let rows = self.kind == TopicKind::Rows;
+        if rows {
+            self.wrapped.clear();
+            self.wrapped.push_str("{\"payload\":");
+            self.wrapped.push_str(text);
+            self.wrapped.push('}');
+        }
+        let text = if rows { self.wrapped.as_str() } else { text };
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        scan_event(text, self.limits.max_depth, scratch).map_err(|fault| fault.message)?;
+        let mut faults = Faults::default();
+        let mut envelope = Envelope::read(text, scratch, &self.limits, &mut faults);
+        if rows {
+            // The envelope stands beside the value.
+            faults.0.retain(|fault| fault.path != "type" && fault.path != "timestamp");
+            envelope.time = record.event_time;
+        }
+        check_payload(text, &self.plan, &mut self.order, scratch, &mut faults);
+        if let Some(fault) = faults.0.first() {
+            return Err(format!("`{}` {}", fault.path, fault.message));
+        }
+        if rows {
+            scratch.forget_nulls();
+        }
+        let ty = envelope.ty.map(|ty| ty.text(text).into_owned());
+        let beside = Beside { id: None, ty: Some(ty.as_deref().unwrap_or(record.ty)), key: record.key };
+        append(text, &self.plan, &envelope, beside, scratch, &mut self.columns);
+        Ok(())
+    }
+
+    /// The batch, in the topic's append schema.
+    ///
+    /// # Errors
+    /// Never for a topic whose schema is its own; Arrow's message otherwise.
+    pub fn finish(self) -> Result<RecordBatch, arrow::error::ArrowError> {
+        self.columns.finish().map(|(rows, _)| rows)
+    }
+}
