@@ -1,6 +1,6 @@
 //! The broker that the settings name.
 
-use crate::exit::{Context, Failure};
+use crate::exit::Failure;
 use crate::settings::Settings;
 use quikflow_topics::broker::Broker;
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
@@ -41,12 +41,12 @@ impl Choice {
     /// # Errors
     /// Exit 2 for what makes no sense together.
     pub(crate) fn from(settings: &Settings) -> Result<Choice, Failure> {
-        match settings.get("broker").unwrap_or("embedded") {
-            #[cfg(feature = "kafka")]
-            url if url.starts_with("kafka://") => Ok(Choice::Kafka(kafka(url, settings)?)),
-            // What is not compiled in was refused before.
-            _ => Ok(Choice::Embedded),
+        #[cfg(feature = "kafka")]
+        if let Some(url) = settings.get("broker").filter(|url| url.starts_with("kafka://")) {
+            return Ok(Choice::Kafka(kafka(url, settings)?));
         }
+        // What is not compiled in is refused here.
+        settings.check_components().map(|()| Choice::Embedded)
     }
 
     /// Whether one process owns the log.
@@ -70,6 +70,7 @@ impl Choice {
             }
             #[cfg(feature = "kafka")]
             Choice::Kafka(settings) => {
+                use crate::exit::Context;
                 use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
                 std::fs::create_dir_all(data).usage(data.display())?;
                 let options = KafkaOptions::from_url(&settings.url, clock.clone()).usage("QUIKFLOW_BROKER")?;
