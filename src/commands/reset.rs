@@ -17,7 +17,7 @@ enum From {
     Latest,
 }
 
-/// Throws away a topology's state and output and rebuilds them, in a running process or a stopped one's data
+/// Throws away a topology's state and output and rebuilds them, in a running process or a stopped one's data; those that read what it writes are reset with it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: quikflow reset --topology channel-activity --from earliest")]
 pub(crate) struct Args {
@@ -51,8 +51,9 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
             Ok(broker) => {
                 let done = here(&args, settings, &broker, from);
                 broker.close();
-                done?;
+                let readers = done?;
                 out::line(format!("`{}` is reset: it starts at the {word} record with the next `quikflow run`", args.topology))?;
+                say_readers(&readers);
                 return Ok(Outcome::Done);
             }
             Err(BrokerError::Owned(_)) => {}
@@ -60,19 +61,29 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
         }
     }
     let path = format!("/v1/topologies/{}/reset", super::path_segment(&args.topology));
-    block_on(async {
+    let answer = block_on(async {
         let client = Client::connect(settings, args.url.as_deref(), Side::Query).await?;
         client.post(&path, &serde_json::json!({ "from": word })).await
     })?;
     out::line(format!("`{}` is reset: it rebuilds from the {word} record; `quikflow lag --wait` waits for it", args.topology))?;
+    let readers = answer.get("readers").and_then(serde_json::Value::as_array).into_iter().flatten();
+    say_readers(&readers.filter_map(|name| name.as_str().map(str::to_owned)).collect::<Vec<_>>());
     Ok(Outcome::Done)
 }
 
-fn here(args: &Args, settings: &Settings, broker: &EmbeddedBroker, from: ResetFrom) -> Result<(), Failure> {
+fn say_readers(readers: &[String]) {
+    if !readers.is_empty() {
+        out::note(format!("reset with it, as they read what it writes: {}", readers.join(", ")));
+    }
+}
+
+/// Returns the topologies that were reset with it.
+fn here(args: &Args, settings: &Settings, broker: &EmbeddedBroker, from: ResetFrom) -> Result<Vec<String>, Failure> {
     let path = super::topologies(args.topologies.as_deref(), settings);
     let (_, loaded) = process::load(&path)?;
     let plan = loaded.plan.ok_or_else(|| Failure::usage(format!("{} has mistakes; nothing was reset", path.display())))?;
-    let Some(topology) = plan.topologies.iter().find(|t| t.name == args.topology) else {
+    let topologies = process::reset_with(&plan, &args.topology);
+    if topologies.is_empty() {
         let names: Vec<&str> = plan.topologies.iter().map(|t| t.name.as_str()).collect();
         return Err(Failure::usage(format!(
             "{} has no topology `{}`; available: {}",
@@ -80,7 +91,9 @@ fn here(args: &Args, settings: &Settings, broker: &EmbeddedBroker, from: ResetFr
             args.topology,
             names.join(", ")
         )));
-    };
-    broker.reset_topology(&args.topology, &process::outputs_of(topology), from)?;
-    Ok(())
+    }
+    for topology in &topologies {
+        broker.reset_topology(&topology.name, &process::outputs_of(topology), from)?;
+    }
+    Ok(topologies.iter().rev().skip(1).map(|topology| topology.name.clone()).collect())
 }

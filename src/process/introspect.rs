@@ -183,23 +183,47 @@ impl Inside {
     }
 
     fn reset_blocking(&self, name: &str, from: ResetFrom) -> Result<Value, IntrospectionError> {
-        let Some(topology) = self.plan.topologies.iter().find(|t| t.name == name) else {
+        let topologies = reset_with(&self.plan, name);
+        if topologies.is_empty() {
             let known = self.plan.topologies.iter().map(|t| t.name.clone()).collect();
             return Err(IntrospectionError::UnknownTopology { name: name.to_owned(), known });
-        };
-        let outputs = outputs_of(topology);
+        }
         // Held to the end: nobody sees a half-reset engine, and two resets wait for each other.
         let mut engine = self.engine.lock();
         if let Some(running) = engine.take() {
-            running.stop().map_err(failed)?;
+            // One that has ended by itself has nothing in flight; what ended it may be what the reset mends.
+            if let Err(error) = running.stop() {
+                tracing::warn!(%error, "the engine had ended before the reset");
+            }
         }
-        let reset = self.broker.reset_topology(name, &outputs, from);
+        let reset = topologies.iter().try_for_each(|t| self.broker.reset_topology(&t.name, &outputs_of(t), from));
         if self.has_engine {
             *engine = Some(super::start_engine(&self.plan, &self.broker, &self.clock, self.workers).map_err(failed)?);
         }
         reset.map_err(failed)?;
-        Ok(json!({ "topology": name, "reset": outputs, "from": if from == ResetFrom::Earliest { "earliest" } else { "latest" } }))
+        let outputs: Vec<String> = topologies.iter().rev().flat_map(|t| outputs_of(t)).collect();
+        let readers: Vec<&str> = topologies.iter().rev().skip(1).map(|t| t.name.as_str()).collect();
+        Ok(
+            json!({ "topology": name, "readers": readers, "reset": outputs, "from": if from == ResetFrom::Earliest { "earliest" } else { "latest" } }),
+        )
     }
+}
+
+/// The topologies that a reset of one means: all that read what it writes, and it last. What they
+/// made of the rows thrown away is thrown away with them, or the rows made anew would count twice.
+/// Readers come before those they read, so a reset that was cut off leaves nothing counted twice.
+pub(crate) fn reset_with<'p>(plan: &'p Plan, name: &str) -> Vec<&'p Arc<TopologyPlan>> {
+    let mut thrown_away: Vec<String> = Vec::new();
+    let mut topologies: Vec<&Arc<TopologyPlan>> = Vec::new();
+    // Writers come before readers.
+    for topology in &plan.topologies {
+        if topology.name == name || topology.sources.iter().any(|source| thrown_away.contains(&source.topic.name)) {
+            thrown_away.extend(outputs_of(topology));
+            topologies.push(topology);
+        }
+    }
+    topologies.reverse();
+    topologies
 }
 
 /// The topics that a topology writes, late ones among them.

@@ -13,7 +13,7 @@ mod served;
 
 pub(crate) use anchors::read as read_anchors;
 pub(crate) use broker::Choice;
-pub(crate) use introspect::outputs_of;
+pub(crate) use introspect::{outputs_of, reset_with};
 pub(crate) use logging::init as init_logging;
 
 use crate::commands::Part;
