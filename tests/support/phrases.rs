@@ -129,7 +129,7 @@ fn drawn(sent: &[Sent], count: usize, seed: u64) -> Vec<(&Sent, &str)> {
         .into_iter()
         .filter_map(|(message, phrases)| {
             let best = phrases.iter().min_by_key(|phrase| cost(phrase)).filter(|best| cost(best).1 <= COMMON)?;
-            Some((message, &message.2[best.place.clone()]))
+            message.2.get(best.place.clone()).map(|phrase| (message, phrase))
         })
         .take(count)
         .collect();

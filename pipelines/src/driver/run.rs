@@ -74,7 +74,7 @@ impl VirtualEngine {
     /// What would end the engine.
     pub fn run(&mut self) -> Result<(), EngineError> {
         loop {
-            let made = self.scheduler.make(self.clock.now(), self.clock.elapsed(), self.limits)?;
+            let made = self.scheduler.make(&self.clock, self.clock.elapsed(), self.limits)?;
             match made {
                 Some(made) => self.compute(&made)?,
                 None if self.scheduler.at_end() => return Ok(()),
@@ -183,7 +183,7 @@ to = "out"
         let mut engine = VirtualEngine::new(plan, broker, clock.clone()).expect("an engine");
         let limits = Limits { rows: 10, bytes: 32 << 20, slice_rows: 10 };
         let mut ahead = Vec::new();
-        while let Some(made) = engine.scheduler.make(clock.now(), clock.elapsed(), limits).expect("an epoch") {
+        while let Some(made) = engine.scheduler.make(&clock, clock.elapsed(), limits).expect("an epoch") {
             engine.apply(&made).expect("applied");
             ahead.push(made);
         }

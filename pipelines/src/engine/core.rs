@@ -39,7 +39,7 @@ pub enum Task {
     /// Records.
     Slice(SliceTask),
     /// A dead letter.
-    Replay(ReplayTask),
+    Replay(Box<ReplayTask>),
 }
 
 /// All that workers need to know of an epoch.

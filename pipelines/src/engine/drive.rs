@@ -269,7 +269,7 @@ impl Driver {
             self.seen = self.broker.wakeup().version();
             let bytes = self.options.max_epoch_bytes.min(self.options.in_flight_bytes - in_flight);
             let limits = Limits { rows: self.options.max_epoch_rows, bytes, slice_rows: self.options.slice_rows };
-            let made = self.scheduler.make(now, elapsed, limits)?;
+            let made = self.scheduler.make(&self.clock, elapsed, limits)?;
             self.news = !self.scheduler.at_end();
             match made {
                 Some(made) => {

@@ -11,6 +11,7 @@ use super::source::{Feed, group};
 use super::time::{SourceView, TopologyTime};
 use crate::operator::Due;
 use quikflow_topics::broker::Broker;
+use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,11 +113,13 @@ impl Scheduler {
         waits.min()
     }
 
-    /// Reads what there is and lets time move; none when nothing calls for an epoch.
+    /// Reads what there is and lets time move; none when nothing calls for an epoch. `elapsed` is taken
+    /// before reading, so that no partition counts as silent that was not; the wall clock after, so
+    /// that no wait begins before its record could be read.
     ///
     /// # Errors
     /// Storage errors.
-    pub fn make(&mut self, now: EventTime, elapsed: Duration, limits: Limits) -> Result<Option<MadeEpoch>, EngineError> {
+    pub fn make(&mut self, clock: &SharedClock, elapsed: Duration, limits: Limits) -> Result<Option<MadeEpoch>, EngineError> {
         let mut tasks = Vec::new();
         let mut touched = vec![false; self.times.len()];
         let mut views: Vec<Vec<SourceView>> =
@@ -161,6 +164,7 @@ impl Scheduler {
         Feed::join(&self.graph, &mut self.feeds);
         let replays = self.replays.take(&self.graph, &self.broker, &self.told, tasks.len() as u64)?;
         replays.iter().for_each(|task| touched[task.topology] = true);
+        let now = clock.now();
         let epoch = self.next;
         let mut times = Vec::new();
         let mut epoch_times = Vec::with_capacity(self.times.len());

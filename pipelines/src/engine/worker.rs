@@ -118,7 +118,7 @@ pub(crate) fn run(
                 input.send(Rc::new(Task::Slice(task.clone())));
             }
             for task in work.replays.iter().filter(|task| task.seq % peers == index) {
-                input.send(Rc::new(Task::Replay(task.clone())));
+                input.send(Rc::new(Task::Replay(Box::new(task.clone()))));
             }
             input.advance_to(epoch + 1);
         }
