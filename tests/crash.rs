@@ -41,9 +41,12 @@ fn input(folder: &Path) -> (PathBuf, Expected) {
     (file, Expected::of(text.lines()))
 }
 
-fn spawn_send(file: &Path, port: u16) -> Child {
+fn spawn_send(file: &Path, port: u16, rate: Option<usize>) -> Child {
     let mut command = std::process::Command::new(QUIKFLOW);
     command.arg("send").arg(file).args(["--url", &format!("http://127.0.0.1:{port}"), "--batch", "500"]);
+    if let Some(rate) = rate {
+        command.args(["--rate", &rate.to_string()]);
+    }
     let quiet = std::process::Stdio::null;
     command.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
 }
@@ -63,7 +66,9 @@ async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing(
     let start = Start { ports: Some(free_ports()), ..Start::default() };
     let port = start.ports.unwrap().0;
     let mut server = start.run(&data);
-    let mut send = spawn_send(&file, port);
+    // Slow enough to be under way for as long as the kills take.
+    let rate = Some(std::fs::read_to_string(&file).unwrap().lines().count() / 20);
+    let mut send = spawn_send(&file, port, rate);
     let mut send_kills = 0;
     for kill in 0..25 {
         pause(&mut random, 700);
@@ -71,13 +76,13 @@ async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing(
             send.kill().unwrap();
             send.wait().unwrap();
             send_kills += 1;
-            send = spawn_send(&file, port);
+            send = spawn_send(&file, port, rate);
             pause(&mut random, 100);
         }
         server.kill();
         server = start.run(&data);
     }
-    assert!(send_kills >= 1, "send was done before it could be killed");
+    assert_eq!(send_kills, 5, "send was done before it could be killed");
     let status = send.wait().unwrap();
     assert!(matches!(status.code(), Some(0 | 1)), "send ended with {status}");
     server.settle();
@@ -126,7 +131,7 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
                 continue;
             };
             // Each round sends the file's copy of its own, so that every place sees traffic.
-            let child = send.get_or_insert_with(|| spawn_send(&file, ports.0));
+            let child = send.get_or_insert_with(|| spawn_send(&file, ports.0, None));
             for _ in 0..3_000 {
                 if server.ended().is_some() {
                     break;

@@ -98,8 +98,8 @@ fn candidates(content: &str) -> Vec<Phrase> {
 fn drawn(sent: &[Sent], count: usize, seed: u64) -> Vec<(&Sent, &str)> {
     let mut random = Random(seed);
     let mut drawn: Vec<(&Sent, Vec<Phrase>)> = Vec::new();
-    // Nineteen of twenty have such a phrase.
-    while drawn.len() < count + count / 5 {
+    // Three of four have such a phrase.
+    while drawn.len() < count + count / 2 {
         let message = &sent[random.below(sent.len() as u64) as usize];
         let phrases = candidates(&message.2);
         if !phrases.is_empty() {
