@@ -85,7 +85,7 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
             out::line(format!("\nLook around: {query}/docs · {query}/v1/views · {ingest}/docs"))?;
             out::line(format!("Ask: quikflow query --url {query} 'SELECT * FROM channel_activity LIMIT 5'"))?;
             out::line("Ctrl-C ends it.")?;
-            process.wait()
+            process.catch_signals().and_then(|signals| process.wait(signals))
         }
         Err(failure) => Err(failure),
     };

@@ -112,8 +112,10 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
         ));
     }
     let process = Process::start(setup)?;
+    // Before anyone is told that it is ready, and may ask it to end.
+    let signals = process.catch_signals()?;
     out::line(ready_line(&process, &data))?;
-    let waited = process.wait();
+    let waited = process.wait(signals);
     let stopped = process.stop();
     waited.and(stopped)?;
     Ok(Outcome::Done)

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// So long may sinks take to write what the topics hold when the process stops.
@@ -61,6 +62,12 @@ pub(crate) struct Setup {
     pub(crate) auth: Auth,
     /// The real stores; the others are embedded.
     pub(crate) stores: StoreUrls,
+}
+
+/// The signals that ask a process to end.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 /// A running process.
@@ -184,19 +191,26 @@ impl Process {
         self.runtime.block_on(future)
     }
 
+    /// From now on SIGTERM and Ctrl-C do not kill the process: [`Process::wait`] answers them.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) fn catch_signals(&self) -> Result<Signals, Failure> {
+        let _inside = self.runtime.enter();
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
     /// Waits for SIGTERM or Ctrl-C.
     ///
     /// # Errors
     /// A part that has failed by itself.
-    pub(crate) fn wait(&self) -> Result<(), Failure> {
+    pub(crate) fn wait(&self, mut signals: Signals) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let mut terminate = signal(SignalKind::terminate())?;
             let mut look = tokio::time::interval(Duration::from_millis(500));
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => return Ok(()),
-                    ended = tokio::signal::ctrl_c() => return ended.map_err(Failure::from),
+                    _ = signals.terminate.recv() => return Ok(()),
+                    _ = signals.interrupt.recv() => return Ok(()),
                     _ = look.tick() => {
                         if let Some(failure) = self.inside.failure().or_else(logging::panicked) {
                             return Err(Failure::failed(failure));
