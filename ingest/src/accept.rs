@@ -8,10 +8,10 @@ use crate::body::{Form, too_large};
 use crate::state::Door;
 use metrics::{counter, histogram};
 use quikflow_gateway::Problem;
-use quikflow_topics::broker::{Append, Appended, Lane, Ticket, TopicRows};
+use quikflow_topics::broker::{Append, Appended, Lane, Ticket};
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterStatus};
 use quikflow_topics::json::{Decoded, Reject};
-use quikflow_topics::{EventTime, failpoint};
+use quikflow_topics::{EventTime, Offset, PartitionId, failpoint};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ pub fn decode(door: &Door, form: Form, body: &[u8], order: &Order) -> Result<Wor
             });
             Named::Line
         }
-        Form::Json if body.trim_ascii_start().first() == Some(&b'[') => {
+        Form::Json if is_array(body) => {
             if let Err(reject) = batch.array(body, key) {
                 count_rejects(std::slice::from_ref(&reject));
                 return Err(refused(&[reject], Named::Single));
@@ -111,6 +111,11 @@ pub fn decode(door: &Door, form: Form, body: &[u8], order: &Order) -> Result<Wor
         return Err(refused(&decoded.rejects, named));
     }
     Ok(Work { decoded, named, lane, arrival })
+}
+
+/// Whether a JSON body is an array.
+pub(crate) fn is_array(body: &[u8]) -> bool {
+    body.trim_ascii_start().first() == Some(&b'[')
 }
 
 fn too_many(limit: usize) -> Problem {
@@ -146,6 +151,7 @@ impl Work {
             lane,
             dead_letters: decoded.rejects.iter().map(|reject| dead_letter(reject, &name, arrival)).collect(),
             want_positions: order.places,
+            apart: false,
         };
         let ticket = door.broker.append(append).map_err(|error| of_broker(&error))?;
         Ok(Pending {
@@ -218,13 +224,48 @@ fn dead_letter(reject: &Reject, name: &str, at: EventTime) -> DeadLetter {
     }
 }
 
-/// The rows of an append by event: (element of `rows`, row) for each line, ascending.
-pub(crate) fn rows_by_line(rows: &[TopicRows], lines: &[Vec<u64>]) -> Vec<(u64, usize, usize)> {
-    let mut all: Vec<_> = (0..rows.len())
-        .flat_map(|at| lines.get(at).into_iter().flatten().enumerate().map(move |(row, line)| (*line, at, row)))
-        .collect();
-    all.sort_unstable();
-    all
+/// What became of one event of a batch whose events are answered apart.
+pub(crate) enum Fate {
+    /// It is this row of the append: (element of `rows`, row).
+    Row(usize, usize),
+    Refused(Reject),
+}
+
+/// The fate of each of `count` events, whose lines are 0, 1, …; none: it was not given to the decoder.
+pub(crate) fn fates(decoded: &Decoded, count: usize) -> Vec<Option<Fate>> {
+    let mut fates: Vec<Option<Fate>> = (0..count).map(|_| None).collect();
+    let mut set = |line: u64, fate| {
+        if let Some(slot) = usize::try_from(line).ok().and_then(|line| fates.get_mut(line)) {
+            *slot = Some(fate);
+        }
+    };
+    for (at, lines) in decoded.lines.iter().enumerate() {
+        for (row, line) in lines.iter().enumerate() {
+            set(*line, Fate::Row(at, row));
+        }
+    }
+    for reject in &decoded.rejects {
+        set(reject.line, Fate::Refused(reject.clone()));
+    }
+    fates
+}
+
+/// What the broker made of one row.
+pub(crate) enum Outcome<'a> {
+    /// It is there; `repeated`: since before.
+    Stored { place: Option<(PartitionId, Offset)>, repeated: bool },
+    /// Its id came before with another content.
+    Conflict(&'a str),
+}
+
+/// Of an append with positions whose rows stand apart.
+pub(crate) fn outcome(appended: &Appended, set: usize, row: usize) -> Outcome<'_> {
+    let number = u32::try_from(row).unwrap_or(u32::MAX);
+    if let Ok(at) = appended.conflicts.binary_search_by_key(&(set, number), |c| (c.set, c.row)) {
+        return Outcome::Conflict(&appended.conflicts[at].id);
+    }
+    let place = appended.positions.get(set).and_then(|rows| rows.get(row).copied().flatten());
+    Outcome::Stored { place, repeated: appended.repeated.get(set).is_some_and(|rows| rows.binary_search(&number).is_ok()) }
 }
 
 /// Runs `work` on this thread where it is small, else on one of few blocking threads.

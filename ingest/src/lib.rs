@@ -9,6 +9,7 @@
 //! * [`state`]: what the process gives, limits and budgets
 //! * [`body`]: a request's bytes: media type, encoding, size, budget
 //! * [`accept`]: bytes → an append; [`answer`]: its outcome → the answer
+//! * `joined`: single events of requests under way → one append
 //! * [`events`]: `POST /v1/events`, `POST /v1/topics/{topic}/records`
 //! * [`members`]: `PUT|DELETE /api/v1/channels/{id}/members/{user}`
 //! * [`socket`]: `GET /v1/ws`
@@ -22,6 +23,7 @@ pub mod answer;
 pub mod body;
 pub mod documents;
 pub mod events;
+mod joined;
 pub mod members;
 pub mod socket;
 pub mod state;

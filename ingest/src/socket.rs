@@ -9,7 +9,7 @@
 //! A client that does not read its answers is no longer read from, and closed after a while: at
 //! most its credit's frames are kept, and their bytes count in the door's budget.
 
-use crate::accept::{count_rejects, rows_by_line};
+use crate::accept::{self, Outcome, count_rejects, fates, outcome};
 use crate::answer::{Named, errors, of_broker};
 use crate::state::Door;
 use axum::Extension;
@@ -22,7 +22,7 @@ use metrics::{counter, gauge};
 use quikflow_gateway::{FieldError, Principal, Problem};
 use quikflow_topics::broker::{Append, Appended, Ticket};
 use quikflow_topics::json::{self, Reject};
-use quikflow_topics::{BrokerError, failpoint};
+use quikflow_topics::{BrokerError, Offset, PartitionId, failpoint};
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,6 +81,7 @@ struct Sent {
 struct Batch {
     ticket: Ticket<Appended>,
     topics: Vec<String>,
+    /// Their room is kept until they are answered.
     frames: Vec<Frame>,
     sent: Vec<Sent>,
 }
@@ -217,36 +218,22 @@ impl Session {
             return (Append::default(), references.into_iter().map(refused).collect());
         };
         count_rejects(&decoded.rejects);
-        let mut sent: Vec<Sent> = references
-            .into_iter()
-            .map(|(reference, error)| Sent { reference, fate: Fate::Refused(error.into_iter().collect()) })
-            .collect();
-        for (line, at, row) in rows_by_line(&decoded.rows, &decoded.lines) {
-            if let Some(sent) = usize::try_from(line).ok().and_then(|line| sent.get_mut(line)) {
-                sent.fate = Fate::Row(at, row);
-            }
-        }
-        for reject in &decoded.rejects {
-            if let Some(sent) = usize::try_from(reject.line).ok().and_then(|line| sent.get_mut(line)) {
-                sent.fate = Fate::Refused(of_reject(reject));
-            }
-        }
-        let append = Append { rows: decoded.rows, principal: self.principal.clone(), want_positions: true, ..Append::default() };
-        (append, sent)
+        let fates = fates(&decoded, frames.len());
+        let sent = references.into_iter().zip(fates).map(|((reference, error), fate)| {
+            let fate = match fate {
+                Some(accept::Fate::Row(at, row)) => Fate::Row(at, row),
+                Some(accept::Fate::Refused(reject)) => Fate::Refused(of_reject(&reject)),
+                None => Fate::Refused(error.into_iter().collect()),
+            };
+            Sent { reference, fate }
+        });
+        let sent = sent.collect();
+        let principal = self.principal.clone();
+        (Append { rows: decoded.rows, principal, want_positions: true, apart: true, ..Append::default() }, sent)
     }
 
-    /// Answers a batch. Where one event's id conflicts, the events are tried one by one.
     async fn answer(&mut self, batch: Batch, answer: Result<Appended, BrokerError>) -> Result<(), End> {
         let Batch { topics, frames, sent, .. } = batch;
-        if matches!(answer, Err(BrokerError::IdConflict { .. })) && frames.len() > 1 {
-            for frame in frames {
-                if let Some(mut one) = self.append(vec![frame]).await? {
-                    let answer = (&mut one.ticket).await;
-                    self.reply(&one.sent, &one.topics, answer.as_ref()).await?;
-                }
-            }
-            return Ok(());
-        }
         self.reply(&sent, &topics, answer.as_ref()).await?;
         drop(frames.into_iter().map(|frame| frame.room).collect::<Vec<_>>());
         Ok(())
@@ -261,13 +248,11 @@ impl Session {
         for one in sent {
             let text = match (&one.fate, answer) {
                 (Fate::Refused(errors), _) => refusal(&one.reference, errors),
-                (Fate::Row(at, row), Ok(appended)) => acceptance(one, topics.get(*at), appended, *at, *row),
-                (Fate::Row(..), Err(error)) => {
-                    let problem = of_broker(error);
-                    let rule = problem.kind.rsplit(':').next().unwrap_or_default().to_owned();
-                    let error = FieldError { rule, message: problem.detail, ..FieldError::default() };
-                    refusal(&one.reference, &[error])
-                }
+                (Fate::Row(at, row), Ok(appended)) => match outcome(appended, *at, *row) {
+                    Outcome::Stored { place, repeated } => acceptance(one, topics.get(*at), place, repeated),
+                    Outcome::Conflict(id) => refusal(&one.reference, &[conflict(id)]),
+                },
+                (Fate::Row(..), Err(error)) => refusal(&one.reference, &[of_refused(error)]),
             };
             self.feed(text).await?;
             self.unanswered = self.unanswered.saturating_sub(1);
@@ -332,6 +317,16 @@ fn of_reject(reject: &Reject) -> Vec<FieldError> {
     errors(std::slice::from_ref(reject), Named::Single)
 }
 
+fn of_refused(error: &BrokerError) -> FieldError {
+    let problem = of_broker(error);
+    let rule = problem.kind.rsplit(':').next().unwrap_or_default().to_owned();
+    FieldError { rule, message: problem.detail, ..FieldError::default() }
+}
+
+fn conflict(id: &str) -> FieldError {
+    FieldError { path: "id".to_owned(), ..of_refused(&BrokerError::IdConflict { row: 0, id: id.to_owned() }) }
+}
+
 fn refusal(reference: &str, errors: &[FieldError]) -> String {
     #[derive(serde::Serialize)]
     struct Refusal<'a> {
@@ -344,7 +339,7 @@ fn refusal(reference: &str, errors: &[FieldError]) -> String {
     serde_json::to_string(&Refusal { reference, ok: false, errors }).unwrap_or_default()
 }
 
-fn acceptance(sent: &Sent, topic: Option<&String>, appended: &Appended, at: usize, row: usize) -> String {
+fn acceptance(sent: &Sent, topic: Option<&String>, place: Option<(PartitionId, Offset)>, duplicate: bool) -> String {
     #[derive(serde::Serialize)]
     struct Acceptance<'a> {
         #[serde(rename = "ref")]
@@ -355,15 +350,8 @@ fn acceptance(sent: &Sent, topic: Option<&String>, appended: &Appended, at: usiz
         partition: Option<u32>,
         offset: Option<u64>,
     }
-    let place = appended.positions.get(at).and_then(|rows| rows.get(row).copied().flatten());
     let reference = serde_json::from_str::<&RawValue>(&sent.reference).ok();
-    let acceptance = Acceptance {
-        reference,
-        ok: true,
-        duplicate: appended.repeated.get(at).is_some_and(|rows| rows.iter().any(|r| *r as usize == row)),
-        topic,
-        partition: place.map(|p| p.0.0),
-        offset: place.map(|p| p.1.0),
-    };
+    let acceptance =
+        Acceptance { reference, ok: true, duplicate, topic, partition: place.map(|p| p.0.0), offset: place.map(|p| p.1.0) };
     serde_json::to_string(&acceptance).unwrap_or_default()
 }

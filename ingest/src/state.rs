@@ -1,6 +1,7 @@
 //! What the process gives the door, its limits, and the budgets that bound it.
 
 use crate::answer::too_busy;
+use crate::joined::Joined;
 use quikflow_gateway::health::{Metrics, Ready};
 use quikflow_gateway::{Auth, Problem};
 use quikflow_topics::clock::SharedClock;
@@ -84,6 +85,7 @@ pub struct Door {
     pub(crate) budget: Arc<Semaphore>,
     pub(crate) decoders: Arc<Semaphore>,
     pub(crate) sockets: Arc<Semaphore>,
+    pub(crate) joined: Joined,
     /// Names requests without a lane in the ids of their dead letters: start of the process, and a count.
     started: i64,
     requests: AtomicU64,
@@ -104,6 +106,7 @@ impl Door {
             budget: Arc::new(Semaphore::new((limits.budget_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS))),
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
             sockets: Arc::new(Semaphore::new(limits.max_sockets)),
+            joined: Joined::default(),
             limits,
             requests: AtomicU64::new(0),
         }

@@ -142,6 +142,9 @@ pub struct Append {
     pub dead_letters: Vec<DeadLetter>,
     /// Whether [`Appended::positions`] is wanted.
     pub want_positions: bool,
+    /// The rows are of several senders' requests: an id that came with another content refuses its
+    /// row alone ([`Appended::conflicts`]), not the append.
+    pub apart: bool,
 }
 
 /// The durable answer to an [`Append`].
@@ -157,8 +160,22 @@ pub struct Appended {
     /// Per element of `rows`: the rows that were there already, ascending. Empty unless positions
     /// were asked for.
     pub repeated: Vec<Vec<u32>>,
+    /// Rows not written because their id came before with another content; only of an append whose
+    /// rows stand apart.
+    pub conflicts: Vec<Conflict>,
     /// The lane's highest accepted line after this append.
     pub lane_line: u64,
+}
+
+/// A row refused for its id (R16).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The element of [`Append::rows`].
+    pub set: usize,
+    /// Its row.
+    pub row: u32,
+    /// The client's id.
+    pub id: String,
 }
 
 /// Offsets a reader stands at: the next offset to read, by partition. Absent: the earliest.

@@ -7,6 +7,7 @@ use axum::http::Request;
 use quikflow_gateway::Auth;
 use quikflow_ingest::{IngestLimits, IngestState};
 use quikflow_topics::broker::*;
+use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::catalogue::{Catalogue, EventSpec, FieldSpec, FieldType, TopicKind, TopicSpec};
 use quikflow_topics::clock::ManualClock;
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
@@ -166,14 +167,25 @@ fn catalogue() -> Catalogue {
     catalogue
 }
 
-pub struct Setup {
-    pub broker: Arc<Recorder>,
+pub struct Setup<B = Recorder> {
+    pub broker: Arc<B>,
     pub router: axum::Router,
     pub closing: tokio::sync::watch::Sender<bool>,
 }
 
 pub fn setup(change: impl FnOnce(&mut IngestLimits)) -> Setup {
-    let broker = Arc::new(Recorder::default());
+    over(Arc::new(Recorder::default()), change)
+}
+
+/// The door over an embedded log in `dir`.
+pub fn embedded(dir: &std::path::Path) -> Setup<EmbeddedBroker> {
+    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::new(dir, ManualClock::at(EventTime(1_767_225_600_000_000))) };
+    let broker = EmbeddedBroker::open(options).unwrap();
+    broker.ensure_topics(&catalogue().topics.into_values().collect::<Vec<_>>()).unwrap();
+    over(broker, |_| {})
+}
+
+fn over<B: Broker>(broker: Arc<B>, change: impl FnOnce(&mut IngestLimits)) -> Setup<B> {
     let mut limits = IngestLimits::default();
     change(&mut limits);
     let (closing, watch) = tokio::sync::watch::channel(false);
@@ -196,7 +208,7 @@ pub fn event(content: &str) -> String {
     )
 }
 
-impl Setup {
+impl<B> Setup<B> {
     /// Status, body and `Retry-After` of a request.
     pub async fn send(
         &self,

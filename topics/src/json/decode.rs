@@ -100,17 +100,19 @@ impl Decoder {
 
     /// Decodes events that arrived at `arrival`; with `only`, those of that topic.
     pub fn batch(&self, arrival: EventTime, only: Option<&str>) -> BatchDecoder<'_> {
-        BatchDecoder {
+        let mut batch = BatchDecoder {
             decoder: self,
             arrival,
-            only: only.map(|name| self.topics.iter().position(|t| t.name == name).unwrap_or(usize::MAX)),
+            only: None,
             columns: self.topics.iter().map(|_| None).collect(),
             orders: self.events.iter().map(|_| Vec::new()).collect(),
             last_type: 0,
             scratch: Scratch::default(),
             rejects: Vec::new(),
             accepted: 0,
-        }
+        };
+        batch.only(only);
+        batch
     }
 }
 
@@ -129,6 +131,12 @@ pub struct BatchDecoder<'d> {
 }
 
 impl BatchDecoder<'_> {
+    /// From now on takes events of that topic only; without one, of all.
+    pub fn only(&mut self, topic: Option<&str>) {
+        let topics = &self.decoder.topics;
+        self.only = topic.map(|name| topics.iter().position(|t| t.name == name).unwrap_or(usize::MAX));
+    }
+
     /// Takes one event's bytes. `line` must not descend from call to call; `id` is used where the
     /// event has none of its own. False where it was refused.
     pub fn event(&mut self, bytes: &[u8], line: u64, id: Option<&str>) -> bool {

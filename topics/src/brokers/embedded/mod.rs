@@ -249,6 +249,7 @@ impl EmbeddedBroker {
             lane: append.lane,
             dead_letters: append.dead_letters,
             want_positions: append.want_positions,
+            apart: append.apart,
             bytes,
             deadline: None,
             answer,

@@ -45,6 +45,7 @@ pub(super) struct PendingAppend {
     pub(super) lane: Option<Lane>,
     pub(super) dead_letters: Vec<DeadLetter>,
     pub(super) want_positions: bool,
+    pub(super) apart: bool,
     pub(super) bytes: usize,
     /// When a lane's batch that came early stops waiting (monotonic time); set by the writer.
     pub(super) deadline: Option<Duration>,

@@ -185,6 +185,16 @@ fn r16_an_id_is_taken_once_and_another_content_is_a_conflict() {
     let conflict = broker.append(append(&spec, &[("x", None, 10), ("b", Some("2"), 3)])).unwrap().wait().unwrap_err();
     assert!(matches!(conflict, BrokerError::IdConflict { row: 1, ref id } if id == "2"), "{conflict:?}");
     assert_eq!(broker.stats("t").unwrap().records, 3);
+    let apart = Append {
+        apart: true,
+        ..append(&spec, &[("x", None, 11), ("b", Some("2"), 3), ("b", Some("2"), 2), ("c", Some("3"), 3)])
+    };
+    let done = broker.append(apart).unwrap().wait().unwrap();
+    assert_eq!((done.accepted, done.duplicates), (2, 1));
+    assert_eq!(done.conflicts, [crate::broker::Conflict { set: 0, row: 1, id: "2".into() }]);
+    assert_eq!(done.repeated, [[2]], "what conflicts is no repeat");
+    assert_eq!((done.positions[0][1], done.positions[0][2]), (None, first.positions[0][1]));
+    assert_eq!(broker.stats("t").unwrap().records, 5);
     let other = Append { principal: "someone".into(), ..append(&spec, &[("b", Some("2"), 3)]) };
     assert_eq!(broker.append(other).unwrap().wait().unwrap().accepted, 1);
     log.clock.advance(Duration::from_secs(3_601));

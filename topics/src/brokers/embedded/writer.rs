@@ -5,7 +5,7 @@ use super::ids::{self, IdEntry, IdWindow};
 use super::prepare::{PendingAppend, Waiting};
 use super::stage::Staged;
 use super::{Shared, dead, sql, upkeep};
-use crate::broker::{Appended, BrokerError};
+use crate::broker::{Appended, BrokerError, Conflict};
 use crate::failpoint;
 use crate::ids::{Offset, PartitionId};
 use rusqlite::Connection;
@@ -267,11 +267,11 @@ impl Writer {
                 return Ok(if wait { Fate::Early } else { Fate::Refused(refuse) });
             }
         }
-        let keep = match self.kept(append, line) {
-            Ok(keep) => keep,
+        let (keep, conflicts) = match self.kept(append, line) {
+            Ok(kept) => kept,
             Err(conflict) => return Ok(Fate::Refused(conflict)),
         };
-        let mut done = Appended::default();
+        let mut done = Appended { conflicts, ..Appended::default() };
         for (rows, kept) in std::mem::take(&mut append.rows).into_iter().zip(keep) {
             let all = kept.repeats.is_empty() && kept.keep.iter().all(|k| *k);
             let topic = rows.topic.id;
@@ -296,10 +296,13 @@ impl Writer {
                     };
                 }
                 done.positions.push(places);
-                let repeated = (0_u32..).zip(&kept.keep).filter(|(_, keep)| !**keep);
+                let set = done.repeated.len();
+                let refused = |row: u32| done.conflicts.iter().any(|c| c.set == set && c.row == row);
+                let repeated = (0_u32..).zip(&kept.keep).filter(|(row, keep)| !**keep && !refused(*row));
                 done.repeated.push(repeated.map(|(row, _)| row).collect());
             }
         }
+        done.duplicates -= done.conflicts.len() as u64;
         for letter in &append.dead_letters {
             dead::insert(&self.conn, letter)?;
         }
@@ -314,7 +317,8 @@ impl Writer {
     }
 
     /// Which rows are new (R16, R17), and where the others came first.
-    fn kept(&self, append: &PendingAppend, line: u64) -> Result<Vec<Kept>, BrokerError> {
+    fn kept(&self, append: &PendingAppend, line: u64) -> Result<(Vec<Kept>, Vec<Conflict>), BrokerError> {
+        let mut conflicts = Vec::new();
         let mut here: HashMap<[u64; 2], (usize, u32, u32)> = HashMap::new();
         let mut result = Vec::with_capacity(append.rows.len());
         let mut before = 0;
@@ -335,6 +339,11 @@ impl Writer {
                     here.insert(*key, (set, *row, *content));
                     continue;
                 };
+                if had != *content && append.apart {
+                    kept.keep[*row as usize] = false;
+                    conflicts.push(Conflict { set, row: *row, id: id_text(rows, *row) });
+                    continue;
+                }
                 if had != *content {
                     return Err(BrokerError::IdConflict { row: before + *row as usize, id: id_text(rows, *row) });
                 }
@@ -344,7 +353,7 @@ impl Writer {
             before += rows.partitions.len();
             result.push(kept);
         }
-        Ok(result)
+        Ok((result, conflicts))
     }
 
     fn place_in(&self, topic: i64, place: u64) -> Option<(PartitionId, Offset)> {
