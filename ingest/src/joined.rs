@@ -21,8 +21,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Joined appends under way at once: while one is synced the next is decoded.
-const AT_ONCE: usize = 2;
+/// Joined appends under way at once. With one, what comes while it is synced shares the next: fewest commits.
+const AT_ONCE: usize = 1;
+/// When others have run so often and none has joined, the append goes.
+const QUIET_TURNS: usize = 4;
 /// Most events of one.
 const EVENTS: usize = 1024;
 /// Most bytes of one, unless a single event has more: they are decoded on an async thread.
@@ -56,6 +58,17 @@ impl Joined {
         start
     }
 
+    /// Lets requests that are being read join, as long as more of them come.
+    async fn settle(&self) {
+        let (mut had, mut quiet) = (self.0.lock().waiting.len(), 0);
+        while quiet < QUIET_TURNS && had < EVENTS {
+            tokio::task::yield_now().await;
+            let have = self.0.lock().waiting.len();
+            quiet = if have > had { 0 } else { quiet + 1 };
+            had = have;
+        }
+    }
+
     /// What goes with the next append: requests of one principal, in the order they came.
     fn next(&self) -> Vec<Single> {
         let mut queue = self.0.lock();
@@ -78,6 +91,7 @@ struct Turn(Arc<Door>);
 impl Turn {
     async fn work(self) {
         loop {
+            self.0.joined.settle().await;
             let singles = self.0.joined.next();
             if singles.is_empty() {
                 return;

@@ -1,8 +1,8 @@
 //! (a), (b), (d), (e): the real binary over HTTP; its CPU time and memory, not the client's.
 
 use crate::data::{Shape, events, json_line};
-use crate::floor;
 use crate::measure::{Run, peak_mib};
+use crate::{bare, floor};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -152,14 +152,27 @@ pub(crate) fn batched_then_stores_then_restart(records: u64) -> Outcome<()> {
 /// (a): one event a request over `connections` connections.
 pub(crate) fn single(records: u64, connections: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    let server = Server::start(&folder.path().join("data"), &["ingest"])?;
     let requests: Arc<Vec<Vec<u8>>> = Arc::new(requests(records));
+    let (mut bare, address) = bare::start()?;
+    let run = Run::of(bare.id());
+    exchange_all(&requests, &address, connections)?;
+    run.end("    floor: the same requests, answered 202 and not looked at", records);
+    bare.kill()?;
+    bare.wait()?;
+    let server = Server::start(&folder.path().join("data"), &["ingest"])?;
     let run = Run::of(server.child.id());
+    exchange_all(&requests, server.ingest(), connections)?;
+    run.end(&format!("(a) one event a request, {connections} connections"), records);
+    server.stop()
+}
+
+/// Sends all requests over `connections` connections, each with one request under way.
+fn exchange_all(requests: &Arc<Vec<Vec<u8>>>, address: &str, connections: u64) -> Outcome<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let next = Arc::new(AtomicU64::new(0));
         let tasks: Vec<_> = (0..connections)
             .map(|_| {
-                let (requests, next, address) = (requests.clone(), next.clone(), server.ingest().to_owned());
+                let (requests, next, address) = (requests.clone(), next.clone(), address.to_owned());
                 tokio::task::spawn(async move {
                     let mut socket = TcpStream::connect(address).await?;
                     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
@@ -173,9 +186,7 @@ pub(crate) fn single(records: u64, connections: u64) -> Outcome<()> {
             task.await??;
         }
         Outcome::Ok(())
-    })?;
-    run.end(&format!("(a) one event a request, {connections} connections"), records);
-    server.stop()
+    })
 }
 
 pub(crate) fn requests(records: u64) -> Vec<Vec<u8>> {

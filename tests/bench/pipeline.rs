@@ -1,12 +1,13 @@
 //! The benchmark: what it costs, beside a bare loop that does the same for one fixed question.
 //!
-//!     cargo bench --profile dev --bench pipeline -- [a] [b] [c] [d] [e] [f] [g] [--events N]
+//!     cargo bench --profile dev --bench pipeline -- [a] [a1] [b] [c] [d] [e] [f] [g] [--events N]
 //!
 //! Prints events/s, CPU seconds per million events (of the server, or of this process), wall time
 //! and peak memory. Nothing here is a test: figures go to docs/benchmarks.md.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
+mod bare;
 mod beside;
 mod data;
 mod door;
@@ -24,8 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         match argument.as_str() {
             "--events" => records = arguments.next().ok_or("--events wants a number")?.parse()?,
             "--bench" => {}
-            "a" | "b" | "c" | "d" | "e" | "f" | "g" => cases.push(argument),
-            _ => return Err(format!("unknown case {argument}: a, b, c, d, e, f, g, or none for all; --events N").into()),
+            bare::ARGUMENT => return bare::serve(),
+            "a" | "a1" | "b" | "c" | "d" | "e" | "f" | "g" => cases.push(argument),
+            _ => {
+                return Err(format!(
+                    "unknown case {argument}: a, a1 (one event a request alone), b, c, d, e, f, g, or none for all; --events N"
+                )
+                .into());
+            }
         }
     }
     let wanted = |case: &str| cases.is_empty() || cases.iter().any(|c| c == case);
@@ -39,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if wanted("a") || wanted("d") || wanted("e") {
         door::batched_then_stores_then_restart(records)?;
     }
-    if wanted("a") {
+    if wanted("a") || wanted("a1") {
         door::single(records / 5, 64)?;
     }
     if wanted("b") {
