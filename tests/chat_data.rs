@@ -16,24 +16,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
-use support::{Server, both, shared};
+use support::{Server, both, harness};
+
+crate::tests! { async the_main_job_is_exact_on_real_chat }
 
 /// (channel, window start) → messages, authors, characters.
 type Activity = BTreeMap<(String, String), (u64, u64, u64)>;
 
-/// The independent count, by the script beside this file; none where there is no Python.
-fn counted(file: &Path) -> Option<Activity> {
+/// The independent count, by the script beside this file; skipped where there is no Python.
+fn counted(file: &Path) -> Activity {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/count/channel_activity.py");
-    let output = match Command::new("python3").arg(script).arg(file).output() {
-        Ok(output) => output,
-        Err(error) => {
-            println!("skipped: no python3: {error}");
-            return None;
-        }
-    };
+    let counted = Command::new("python3").arg(script).arg(file).output();
+    let output = counted.unwrap_or_else(|error| harness::skip(format!("no python3: {error}")));
     assert!(output.status.success(), "{}", both(&output));
     let rows = output.stdout.lines().map(|line| row(&serde_json::from_str(&line.unwrap()).unwrap()));
-    Some(rows.collect())
+    rows.collect()
 }
 
 fn row(row: &Value) -> ((String, String), (u64, u64, u64)) {
@@ -85,10 +82,9 @@ fn messages(file: &Path) -> Vec<(String, String, String)> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_is_exact_on_real_chat() {
-    let Some(file) = shared("data/chat-messages.jsonl.gz") else { return };
-    let Some(expected) = counted(&file) else { return };
+    let file = harness::shared("data/chat-messages.jsonl.gz");
+    let expected = counted(&file);
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("chat.jsonl.gz");
     std::fs::copy(&file, &copy).unwrap();

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 use support::count::Expected;
+use support::harness::shared_file;
 use support::random::Random;
-use support::{QUIKFLOW, Server, Start, both, free_ports, shared};
+use support::{QUIKFLOW, Server, Start, both, free_ports};
 
 /// Made-up events of all types but members: fan-out to each member writes a file a push, which is
 /// not what is looked at here.
@@ -32,7 +33,7 @@ fn generated(folder: &Path, events: u64) -> (PathBuf, Expected) {
 
 /// The real chat data where it is, else made-up events.
 fn input(folder: &Path) -> (PathBuf, Expected) {
-    let Some(packed) = shared("data/chat-messages.jsonl.gz") else { return generated(folder, 60_000) };
+    let Some(packed) = shared_file("data/chat-messages.jsonl.gz") else { return generated(folder, 60_000) };
     let mut text = String::new();
     let file = std::fs::File::open(packed).unwrap();
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();

@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use support::count::Expected;
+use support::harness::shared_file;
 use support::random::Random;
-use support::{Server, both, shared};
+use support::{Server, both};
 
 /// So many lines are sent.
 const LINES: usize = 40_000;
@@ -74,7 +75,7 @@ fn damage(line: &str, way: usize, random: &mut Random) -> Vec<u8> {
 
 /// Whole lines of real chat where it is, else made-up ones of the same form.
 fn lines(random: &mut Random) -> Vec<String> {
-    let Some(file) = shared("data/chat-messages.jsonl.gz") else {
+    let Some(file) = shared_file("data/chat-messages.jsonl.gz") else {
         let start = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z").unwrap();
         let one = |number: usize| {
             let at = start + chrono::TimeDelta::milliseconds(number as i64 * 700);

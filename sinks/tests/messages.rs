@@ -11,7 +11,7 @@
 mod common;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
-use common::{Dice, sink};
+use common::{Dice, harness, sink};
 use quikflow_sinks::store::{StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::Stores;
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
@@ -64,10 +64,18 @@ fn open(dir: &std::path::Path, sinks: &[Arc<SinkSpec>], real: &[String]) -> Stor
     Stores::open_with(dir, ManualClock::at(EventTime(0)), &sinks, &common::urls_for(dir, real)).expect("the stores")
 }
 
-/// All embedded, and then with the real stores that are there.
-fn sides() -> Vec<Vec<String>> {
-    let real = common::real_stores();
-    if real.is_empty() { vec![real] } else { vec![Vec::new(), real] }
+/// All embedded, or with the real stores that are there.
+const SIDES: [&str; 2] = ["embedded", "real"];
+
+crate::tests! {
+    each SIDES: async r13_a_message_is_the_same_in_whatever_order_its_events_come,
+    each SIDES: async search_finds_marks_and_pages,
+    each SIDES: async r13_notifications_are_delivered_and_counted_once,
+}
+
+/// The real stores of a side.
+fn stores_of(side: &str) -> Vec<String> {
+    if side == "real" { common::real_stores() } else { Vec::new() }
 }
 
 fn events() -> Vec<Event> {
@@ -87,17 +95,16 @@ fn events() -> Vec<Event> {
 }
 
 /// R13: events of a message in any order, any number of times, give the same document and index.
-#[tokio::test]
-async fn r13_a_message_is_the_same_in_whatever_order_its_events_come() {
+async fn r13_a_message_is_the_same_in_whatever_order_its_events_come(side: &'static str) {
     let seed = 20_261_122;
     println!("seed {seed}");
     let messages = Arc::new(sink("messages", "QuikApp.messages", "mongodb", "messages", &["channelId", "messageId"]));
     let search = Arc::new(sink("search", "QuikApp.messages", "elasticsearch", "messages_search", &["channelId", "messageId"]));
     let mut dice = Dice(seed);
-    let rounds = sides().into_iter().flat_map(|side| (0..if side.is_empty() { 20 } else { 4 }).map(move |r| (r, side.clone())));
-    for (round, side) in rounds {
+    let real = stores_of(side);
+    for round in 0..if real.is_empty() { 20 } else { 4 } {
         let dir = tempfile::tempdir().expect("a folder");
-        let stores = open(dir.path(), &[messages.clone(), search.clone()], &side);
+        let stores = open(dir.path(), &[messages.clone(), search.clone()], &real);
         let mut order = [events(), events()].concat();
         if round > 0 {
             for i in (1..order.len()).rev() {
@@ -133,51 +140,48 @@ async fn r13_a_message_is_the_same_in_whatever_order_its_events_come() {
 }
 
 /// Words through tags and entities, marked and escaped; no syntax of the index; paging; filters.
-#[tokio::test]
-async fn search_finds_marks_and_pages() {
+async fn search_finds_marks_and_pages(side: &'static str) {
     let search = Arc::new(sink("search", "QuikApp.messages", "elasticsearch", "messages", &["channelId", "messageId"]));
-    for real in sides() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let stores = open(dir.path(), std::slice::from_ref(&search), &real);
-        let ids: Vec<&'static str> = ["a", "b", "c", "d", "e"].into();
-        let mut all: Vec<Event> = ids
-            .iter()
-            .enumerate()
-            .map(|(i, m)| (i as u64, "MESSAGE_SENT", vec![("channelId", "c1"), ("messageId", *m), ("content", "common words")]))
-            .collect();
-        let text = "<p>it&#39;s <b>fore</b>most &lt;script&gt; Crème</p>";
-        all.push((9, "MESSAGE_SENT", vec![("channelId", "c2"), ("messageId", "x"), ("content", text)]));
-        stores.store_of(&search).expect("a store").write(batch(&search, &topic(), &all)).await.expect("written");
-        let side = stores.read_side().search;
-        let page = side.search("\"foremost script\" creme", &[], None, 10).await.expect("a page");
-        assert_eq!(page.items.len(), 1);
-        assert_eq!(page.items[0]["content"], text, "the content stays as it was");
-        assert_eq!(
-            page.items[0]["highlights"][0].as_str().map(str::trim),
-            Some("it's <em>foremost &lt;script</em>&gt; <em>Crème</em>")
-        );
-        let (mut cursor, mut found) = (None, Vec::new());
-        loop {
-            let page = side.search("common", &[("channelId".into(), "c1".into())], cursor.as_deref(), 2).await.expect("a page");
-            found.extend(page.items.iter().map(|m| m["messageId"].as_str().unwrap_or_default().to_owned()));
-            cursor = page.cursor;
-            if cursor.is_none() {
-                break;
-            }
+    let real = stores_of(side);
+    let dir = tempfile::tempdir().expect("a folder");
+    let stores = open(dir.path(), std::slice::from_ref(&search), &real);
+    let ids: Vec<&'static str> = ["a", "b", "c", "d", "e"].into();
+    let mut all: Vec<Event> = ids
+        .iter()
+        .enumerate()
+        .map(|(i, m)| (i as u64, "MESSAGE_SENT", vec![("channelId", "c1"), ("messageId", *m), ("content", "common words")]))
+        .collect();
+    let text = "<p>it&#39;s <b>fore</b>most &lt;script&gt; Crème</p>";
+    all.push((9, "MESSAGE_SENT", vec![("channelId", "c2"), ("messageId", "x"), ("content", text)]));
+    stores.store_of(&search).expect("a store").write(batch(&search, &topic(), &all)).await.expect("written");
+    let side = stores.read_side().search;
+    let page = side.search("\"foremost script\" creme", &[], None, 10).await.expect("a page");
+    assert_eq!(page.items.len(), 1);
+    assert_eq!(page.items[0]["content"], text, "the content stays as it was");
+    assert_eq!(
+        page.items[0]["highlights"][0].as_str().map(str::trim),
+        Some("it's <em>foremost &lt;script</em>&gt; <em>Crème</em>")
+    );
+    let (mut cursor, mut found) = (None, Vec::new());
+    loop {
+        let page = side.search("common", &[("channelId".into(), "c1".into())], cursor.as_deref(), 2).await.expect("a page");
+        found.extend(page.items.iter().map(|m| m["messageId"].as_str().unwrap_or_default().to_owned()));
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
         }
-        found.sort();
-        assert_eq!(found, ids, "each once over the pages");
-        for syntax in ["a OR b", "body:x", "NEAR(common words)", "comm*", "\"", "-- ;", "common AND"] {
-            let answer = side.search(syntax, &[], None, 10).await;
-            assert!(matches!(&answer, Ok(_) | Err(StoreError::BadRequest(_))), "{syntax}: {answer:?}");
-        }
-        assert!(side.search("comm*", &[], None, 10).await.expect("a page").items.is_empty(), "a star is no wildcard");
     }
+    found.sort();
+    assert_eq!(found, ids, "each once over the pages");
+    for syntax in ["a OR b", "body:x", "NEAR(common words)", "comm*", "\"", "-- ;", "common AND"] {
+        let answer = side.search(syntax, &[], None, 10).await;
+        assert!(matches!(&answer, Ok(_) | Err(StoreError::BadRequest(_))), "{syntax}: {answer:?}");
+    }
+    assert!(side.search("comm*", &[], None, 10).await.expect("a page").items.is_empty(), "a star is no wildcard");
 }
 
 /// Two topics of notifications in one table: files once, counts by user, marks that outlive rows.
-#[tokio::test]
-async fn r13_notifications_are_delivered_and_counted_once() {
+async fn r13_notifications_are_delivered_and_counted_once(side: &'static str) {
     let of = |name: &str, store: &str, table: &str| {
         let mut sink = sink(name, "QuikApp.messages", store, table, &["userId", "messageId"]);
         sink.options.insert("deliver".into(), toml::Value::Array(vec!["push".into(), "email".into()]));
@@ -185,38 +189,36 @@ async fn r13_notifications_are_delivered_and_counted_once() {
         Arc::new(sink)
     };
     let sinks = [of("n1", "outbox", "notifications"), of("n2", "outbox", "notifications"), of("b1", "redis", "badges")];
-    for real in sides() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let stores = open(dir.path(), &sinks, &real);
-        let note = |offset, id| -> Event { (offset, "ROW", vec![("userId", "u1"), ("messageId", id), ("body", "hello\nthere")]) };
-        for _ in 0..2 {
-            for (sink, id) in [(&sinks[0], "m1"), (&sinks[1], "m2"), (&sinks[2], "m1"), (&sinks[2], "m2")] {
-                let offset = if id == "m1" { 1 } else { 2 };
-                stores.store_of(sink).expect("a store").write(batch(sink, &topic(), &[note(offset, id)])).await.expect("written");
-            }
+    let real = stores_of(side);
+    let dir = tempfile::tempdir().expect("a folder");
+    let stores = open(dir.path(), &sinks, &real);
+    let note = |offset, id| -> Event { (offset, "ROW", vec![("userId", "u1"), ("messageId", id), ("body", "hello\nthere")]) };
+    for _ in 0..2 {
+        for (sink, id) in [(&sinks[0], "m1"), (&sinks[1], "m2"), (&sinks[2], "m1"), (&sinks[2], "m2")] {
+            let offset = if id == "m1" { 1 } else { 2 };
+            stores.store_of(sink).expect("a store").write(batch(sink, &topic(), &[note(offset, id)])).await.expect("written");
         }
-        let files = |kind: &str| std::fs::read_dir(dir.path().join("outbox").join(kind)).expect("a folder").count();
-        assert_eq!((files("email"), files("push")), (2, 2));
-        let pushes = std::fs::read_to_string(dir.path().join("outbox/push/n1-000001.jsonl")).expect("a file of pushes");
-        let push: serde_json::Value = serde_json::from_str(&pushes).expect("one line, though the batch came twice");
-        assert_eq!((&push["_id"], &push["body"]), (&"u1/m1".into(), &"hello\nthere".into()));
-        let first =
-            std::fs::read_dir(dir.path().join("outbox/email")).expect("a folder").next().expect("a file").expect("a file");
-        let mail = String::from_utf8(std::fs::read(first.path()).expect("bytes")).expect("text");
-        assert!(mail.contains("To: u1@users.invalid") && mail.contains("Message-ID: <") && mail.contains("hello"), "{mail}");
-        let side = stores.read_side();
-        assert_eq!(side.inbox.badge("u1").await.expect("a count"), 2);
-        assert!(side.inbox.mark_read("u1", "m1").await.expect("an answer"));
-        assert!(side.inbox.mark_read("u1", "u1/m1").await.expect("an answer"), "again is harmless");
-        assert!(!side.inbox.mark_read("u2", "m1").await.expect("an answer"), "not another's");
-        assert_eq!(side.inbox.badge("u1").await.expect("a count"), 1);
-        let page =
-            side.documents.list("notifications", &[("userId".into(), "u1".into())], None, None, None, 1).await.expect("a page");
-        let next = side.documents.list("notifications", &[], None, None, page.cursor.as_deref(), 9).await.expect("a page");
-        assert_eq!((page.items.len(), next.items.len(), next.cursor), (1, 1, None));
-        assert_eq!((&page.items[0]["read"], &next.items[0]["read"]), (&false.into(), &true.into()));
-        let scan = side.tables.scan("badges", &quikflow_sinks::store::ScanRequest::default()).expect("a scan");
-        let rows: usize = scan.batches.map(|b| b.expect("a batch").num_rows()).sum();
-        assert_eq!(rows, 1, "one row a user");
     }
+    let files = |kind: &str| std::fs::read_dir(dir.path().join("outbox").join(kind)).expect("a folder").count();
+    assert_eq!((files("email"), files("push")), (2, 2));
+    let pushes = std::fs::read_to_string(dir.path().join("outbox/push/n1-000001.jsonl")).expect("a file of pushes");
+    let push: serde_json::Value = serde_json::from_str(&pushes).expect("one line, though the batch came twice");
+    assert_eq!((&push["_id"], &push["body"]), (&"u1/m1".into(), &"hello\nthere".into()));
+    let first = std::fs::read_dir(dir.path().join("outbox/email")).expect("a folder").next().expect("a file").expect("a file");
+    let mail = String::from_utf8(std::fs::read(first.path()).expect("bytes")).expect("text");
+    assert!(mail.contains("To: u1@users.invalid") && mail.contains("Message-ID: <") && mail.contains("hello"), "{mail}");
+    let side = stores.read_side();
+    assert_eq!(side.inbox.badge("u1").await.expect("a count"), 2);
+    assert!(side.inbox.mark_read("u1", "m1").await.expect("an answer"));
+    assert!(side.inbox.mark_read("u1", "u1/m1").await.expect("an answer"), "again is harmless");
+    assert!(!side.inbox.mark_read("u2", "m1").await.expect("an answer"), "not another's");
+    assert_eq!(side.inbox.badge("u1").await.expect("a count"), 1);
+    let page =
+        side.documents.list("notifications", &[("userId".into(), "u1".into())], None, None, None, 1).await.expect("a page");
+    let next = side.documents.list("notifications", &[], None, None, page.cursor.as_deref(), 9).await.expect("a page");
+    assert_eq!((page.items.len(), next.items.len(), next.cursor), (1, 1, None));
+    assert_eq!((&page.items[0]["read"], &next.items[0]["read"]), (&false.into(), &true.into()));
+    let scan = side.tables.scan("badges", &quikflow_sinks::store::ScanRequest::default()).expect("a scan");
+    let rows: usize = scan.batches.map(|b| b.expect("a batch").num_rows()).sum();
+    assert_eq!(rows, 1, "one row a user");
 }

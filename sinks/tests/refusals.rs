@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::Plan;
+use common::{Plan, harness};
 use quikflow_sinks::store::{StoreError, StoreSet};
 use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::clock::ManualClock;
@@ -24,6 +24,15 @@ const REAL: [(&str, &str, bool); 5] = [
     ("redis", "redis", cfg!(feature = "redis")),
     ("mysql", "mysql", cfg!(feature = "mysql")),
 ];
+
+/// Those whose test server asks for a password, or refuses one that it did not ask for.
+const GUARDED: [&str; 2] = ["real:mysql", "real:redis"];
+
+crate::tests! {
+    async a_store_that_is_away_is_waited_for,
+    async a_url_that_cannot_be_read_names_the_setting,
+    each GUARDED: async a_wrong_password_is_refused,
+}
 
 fn urls(store: &str, url: String) -> StoreUrls {
     let mut urls = StoreUrls::default();
@@ -42,7 +51,6 @@ fn open(plan: &Plan, urls: &StoreUrls) -> Result<Stores, StoreError> {
 }
 
 /// The process starts, and the sink tries again: nothing is lost while a store is away.
-#[tokio::test]
 async fn a_store_that_is_away_is_waited_for() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     for (store, scheme, compiled) in REAL {
@@ -65,7 +73,6 @@ async fn a_store_that_is_away_is_waited_for() {
 }
 
 /// A URL that cannot be read is refused at the start, with the setting and without the password.
-#[tokio::test]
 async fn a_url_that_cannot_be_read_names_the_setting() {
     for (store, _, _) in REAL.into_iter().filter(|(_, _, compiled)| *compiled) {
         let plan = Plan::new(store, 1);
@@ -77,17 +84,15 @@ async fn a_url_that_cannot_be_read_names_the_setting() {
 }
 
 /// A wrong password is refused at the start.
-#[tokio::test]
-async fn a_wrong_password_is_refused() {
-    for store in common::real_stores().iter().filter(|store| *store == "real:mysql" || *store == "real:redis") {
-        let plan = Plan::new(store, 1);
-        let mut wrong = plan.urls.clone();
-        for url in [&mut wrong.mysql, &mut wrong.redis].into_iter().flatten() {
-            let (scheme, rest) = url.split_once("://").expect("a URL");
-            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-            *url = format!("{scheme}://quikflow:s3cret@{host}");
-        }
-        let error = open(&plan, &wrong).err().expect("a refusal").to_string();
-        assert!(error.contains("wrong user or password") && error.contains("QUIKFLOW_") && !error.contains("s3cret"), "{error}");
+async fn a_wrong_password_is_refused(store: &'static str) {
+    common::need(store);
+    let plan = Plan::new(store, 1);
+    let mut wrong = plan.urls.clone();
+    for url in [&mut wrong.mysql, &mut wrong.redis].into_iter().flatten() {
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        *url = format!("{scheme}://quikflow:s3cret@{host}");
     }
+    let error = open(&plan, &wrong).err().expect("a refusal").to_string();
+    assert!(error.contains("wrong user or password") && error.contains("QUIKFLOW_") && !error.contains("s3cret"), "{error}");
 }

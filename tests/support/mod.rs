@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 pub mod count;
+pub mod harness;
 pub mod phrases;
 pub mod random;
 
@@ -19,18 +20,6 @@ pub const QUIKFLOW: &str = env!("CARGO_BIN_EXE_quikflow");
 /// The topologies that ship.
 pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies.toml")
-}
-
-/// A file of the data shared beside the checkout, or a line that says it is skipped.
-pub fn shared(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("QUIKFLOW_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let file = folder.join(name);
-    if file.exists() {
-        return Some(file);
-    }
-    println!("skipped: no such file: shared/{name}");
-    None
 }
 
 /// A running server.

@@ -2,7 +2,8 @@
 //!
 //! `QUIKFLOW_TEST_KAFKA=127.0.0.1:9092 cargo test --workspace --features kafka --test kafka`; each
 //! test takes a prefix of its own, so that a broker may be used again.
-#![cfg(feature = "kafka")]
+#[path = "../../tests/support/harness.rs"]
+mod harness;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
@@ -20,14 +21,18 @@ use quikflow_topics::schema;
 use std::sync::Arc;
 use std::time::Duration;
 
+crate::tests! {
+    r18_r19_the_same_calls_have_the_same_answers_on_kafka,
+    r18_a_lane_moves_to_another_process_and_doubles_nothing,
+    r19_a_zombies_epoch_is_refused,
+    what_does_not_fit_is_said_at_the_start,
+}
+
 /// A fresh prefix on the Kafka that the environment names.
-fn url(test: &str) -> Option<String> {
-    let Ok(brokers) = std::env::var("QUIKFLOW_TEST_KAFKA") else {
-        println!("skipped: no Kafka (QUIKFLOW_TEST_KAFKA)");
-        return None;
-    };
+fn url(test: &str) -> String {
+    let brokers = harness::server("QUIKFLOW_TEST_KAFKA");
     let stamp = SystemClock::shared().now().0;
-    Some(format!("kafka://{brokers}/{test}-{stamp}"))
+    format!("kafka://{brokers}/{test}-{stamp}")
 }
 
 fn kafka(url: &str) -> Arc<KafkaBroker> {
@@ -198,9 +203,8 @@ fn conformance(broker: &dyn Broker) -> Vec<String> {
     said
 }
 
-#[test]
 fn r18_r19_the_same_calls_have_the_same_answers_on_kafka() {
-    let Some(url) = url("same") else { return };
+    let url = url("same");
     let dir = tempfile::tempdir().unwrap();
     let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::new(dir.path(), SystemClock::shared()) };
     let embedded = EmbeddedBroker::open(options).unwrap();
@@ -224,9 +228,8 @@ fn r18_r19_the_same_calls_have_the_same_answers_on_kafka() {
 }
 
 /// Two ingest processes: a retry that goes to the other one doubles nothing.
-#[test]
 fn r18_a_lane_moves_to_another_process_and_doubles_nothing() {
-    let Some(url) = url("lanes") else { return };
+    let url = url("lanes");
     let events = spec("events", TopicKind::Events);
     let (one, two) = (kafka(&url), kafka(&url));
     for broker in [&one, &two] {
@@ -252,9 +255,8 @@ fn r18_a_lane_moves_to_another_process_and_doubles_nothing() {
 }
 
 /// A zombie's late commit is fenced: nothing of it is seen.
-#[test]
 fn r19_a_zombies_epoch_is_refused() {
-    let Some(url) = url("zombie") else { return };
+    let url = url("zombie");
     let out = spec("out", TopicKind::Rows);
     let commit =
         |epoch: u64| EpochCommit { epoch: Epoch(epoch), outputs: vec![rows(&out, &[epoch as i64])], ..EpochCommit::default() };
@@ -274,9 +276,8 @@ fn r19_a_zombies_epoch_is_refused() {
 }
 
 /// Mistakes of configuration say what to change.
-#[test]
 fn what_does_not_fit_is_said_at_the_start() {
-    let Some(url) = url("misfit") else { return };
+    let url = url("misfit");
     let events = spec("events", TopicKind::Events);
     let broker = kafka(&url);
     broker.ensure_topics(std::slice::from_ref(&events)).unwrap();

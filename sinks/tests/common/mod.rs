@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[path = "../../../tests/support/harness.rs"]
+pub(crate) mod harness;
+
 /// Real stores, with the variable that names a test server of each, and whether its client is compiled in.
 const REAL: [(&str, &str, bool); 5] = [
     ("mongodb", "QUIKFLOW_TEST_MONGODB", cfg!(feature = "mongodb")),
@@ -23,19 +26,25 @@ const REAL: [(&str, &str, bool); 5] = [
     ("mysql", "QUIKFLOW_TEST_MYSQL", cfg!(feature = "mysql")),
 ];
 
-/// The real stores that can be tested here; says which are skipped. Each as `real:<name>`.
-pub(crate) fn real_stores() -> Vec<String> {
-    let mut there = Vec::new();
-    for (store, variable, compiled) in REAL {
-        if !compiled {
-            println!("skipped: {store}: built without the feature `{store}`");
-        } else if std::env::var(variable).is_err() {
-            println!("skipped: {store}: {variable} names no server");
-        } else {
-            there.push(format!("real:{store}"));
-        }
+/// A store of the suites: an embedded twin by its name, a real one as `real:<name>`. Skips the test
+/// where no server of a real one is named, or its client is not compiled in.
+pub(crate) fn need(store: &str) {
+    let Some(real) = store.strip_prefix("real:") else { return };
+    let (name, variable, compiled) = REAL.into_iter().find(|(name, ..)| *name == real).expect("a known store");
+    if !compiled {
+        harness::skip(format!("built without the feature `{name}`"));
     }
-    there
+    harness::server(variable);
+}
+
+/// The real stores that can be tested here, each as `real:<name>`; skips the test where there is none.
+pub(crate) fn real_stores() -> Vec<String> {
+    let there = |(_, variable, compiled): &(&str, &str, bool)| *compiled && std::env::var(variable).is_ok_and(|v| !v.is_empty());
+    let stores: Vec<String> = REAL.iter().filter(|real| there(real)).map(|(name, ..)| format!("real:{name}")).collect();
+    if stores.is_empty() {
+        harness::skip("no QUIKFLOW_TEST_… variable names a server");
+    }
+    stores
 }
 
 /// URLs of real stores, each with a namespace of its own that `dir`'s name gives.

@@ -1,24 +1,28 @@
 //! The stream–table joins of Kafka Streams' own tests, where they mean what R8 means: the table is
 //! versioned and read as of the stream record's event time.
 
-use super::{World, plan};
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
+#[path = "../../tests/support/harness.rs"]
+mod harness;
+#[path = "steps/world.rs"]
+mod world;
+
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::time::Duration;
+use world::{World, plan};
 
-fn cases() -> Option<Value> {
-    let shared = std::env::var_os("QUIKFLOW_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-    let text = std::fs::read_to_string(shared.join("cases/kstreams_joins.json")).ok()?;
-    Some(serde_json::from_str(&text).unwrap())
-}
+crate::tests! { r8_joins_with_a_versioned_table_as_kafka_streams_does }
 
-#[test]
 fn r8_joins_with_a_versioned_table_as_kafka_streams_does() {
-    let Some(cases) = cases() else {
-        println!("skipped: no such file");
-        assert!(plan(&declaration("left")).topologies.len() == 1);
-        return;
-    };
+    let file = harness::shared("cases/kstreams_joins.json");
+    let cases: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let mut ran = 0;
     for case in cases["cases"].as_array().unwrap() {
         if case["file"] != "StreamTableJoinIntegrationTest.java" || case["versioned"] != true {
