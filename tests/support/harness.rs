@@ -42,14 +42,10 @@ pub fn shared(name: &str) -> PathBuf {
 
 /// A test by name, run on a thread of its own.
 pub fn test(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial {
-    let name = name.into();
-    Trial::ignorable_test(name.clone(), move || match catch_unwind(AssertUnwindSafe(body)) {
+    Trial::ignorable_test(name, move || match catch_unwind(AssertUnwindSafe(body)) {
         Ok(()) => Ok(Completion::Completed),
         Err(payload) => match payload.downcast::<Skipped>() {
-            Ok(skipped) => {
-                println!("skipped: {name}: {}", skipped.0);
-                Ok(Completion::ignored_with(skipped.0))
-            }
+            Ok(skipped) => Ok(Completion::ignored_with(skipped.0)),
             Err(panic) => Err(Failed::from(said(panic.as_ref()))),
         },
     })
