@@ -28,6 +28,7 @@ pub mod json;
 pub mod partitioner;
 pub mod schema;
 pub mod units;
+mod wait;
 
 pub use broker::{Append, Appended, Broker, BrokerError, EpochCommit, Slice, TopicReader};
 pub use catalogue::{Catalogue, EventSpec, FieldSpec, FieldType, SinkSpec, TopicSpec};
