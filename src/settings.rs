@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 21] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 22] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
@@ -31,6 +31,7 @@ pub(crate) const KNOWN: [(&str, bool, &str); 21] = [
     ("topologies", false, "the declaration file"),
     ("ingest_addr", false, "where ingest listens"),
     ("query_addr", false, "where the query API listens"),
+    ("health_addr", false, "where a process answers /health and /metrics, whichever parts it runs; nowhere when not set"),
     ("workers", false, "timely workers"),
 ];
 
@@ -94,7 +95,7 @@ impl Settings {
             }
         }
         for (name, secret, _) in KNOWN {
-            let variable = format!("QUIKFLOW_{}", name.to_uppercase());
+            let variable = variable(name);
             let in_file = if secret { env(&format!("{variable}_FILE")) } else { None };
             match (env(&variable).filter(|v| !v.is_empty()), in_file.filter(|v| !v.is_empty())) {
                 (Some(_), Some(_)) => {
@@ -172,6 +173,11 @@ impl Settings {
             mysql_replica: url("mysql_replica_url"),
         }
     }
+}
+
+/// The environment variable of a setting.
+pub(crate) fn variable(name: &str) -> String {
+    format!("QUIKFLOW_{}", name.to_uppercase())
 }
 
 fn read_secret(name: &str, path: &str) -> Result<String, Failure> {

@@ -66,6 +66,7 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
         data: Some(data.clone()),
         ingest_addr: free(&args.ingest_addr, "ingest_addr", "127.0.0.1:8080"),
         query_addr: free(&args.query_addr, "query_addr", "127.0.0.1:8090"),
+        health_addr: None,
         workers: args.workers,
     };
     let process = Process::start(wanted.setup(settings)?)?;

@@ -6,12 +6,14 @@ mod demo;
 mod dlq;
 mod explain;
 mod generate;
+mod health;
 mod lag;
 mod query;
 mod reset;
 mod run;
 mod schema;
 mod send;
+mod settings;
 mod test;
 mod top;
 mod topics;
@@ -53,11 +55,13 @@ enum Command {
     Generate(generate::Args),
     Topics(topics::Args),
     Lag(lag::Args),
+    Health(health::Args),
     Top(top::Args),
     Query(query::Args),
     Dlq(dlq::Args),
     Reset(reset::Args),
     Schema(schema::Args),
+    Settings(settings::Args),
     Verify(verify::Args),
     Completions(completions::Args),
 }
@@ -100,11 +104,13 @@ fn dispatch(cli: Cli) -> Ended {
         Command::Generate(args) => generate::run(&args),
         Command::Topics(args) => topics::run(args, &settings),
         Command::Lag(args) => lag::run(args, &settings),
+        Command::Health(args) => health::run(&args, &settings),
         Command::Top(args) => top::run(args, &settings),
         Command::Query(args) => query::run(args, &settings),
         Command::Dlq(args) => dlq::run(args, &settings),
         Command::Reset(args) => reset::run(args, &settings),
         Command::Schema(args) => schema::run(&args),
+        Command::Settings(args) => settings::run(&args),
         Command::Verify(args) => verify::run(args, &settings),
         Command::Completions(args) => completions::run(&args),
     }
@@ -172,6 +178,9 @@ mod tests {
             "quikflow topics read t --from 3 --max 5 --follow",
             "quikflow lag --wait --timeout 60s",
             "quikflow top",
+            "quikflow health --live --url http://h:1",
+            "quikflow settings --json",
+            "quikflow run sinks --health-addr 127.0.0.1:0",
             "quikflow query SELECT --format parquet",
             "quikflow dlq list",
             "quikflow dlq show id",

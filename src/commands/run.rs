@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Where the query API listens; port 0 takes a free one [default: 127.0.0.1:8090]
     #[arg(long, value_name = "ADDR")]
     query_addr: Option<String>,
+    /// Where /health and /metrics are answered whichever parts run; port 0 takes a free one [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    health_addr: Option<String>,
     /// Timely workers [default: the number of cores, at most 4]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -54,6 +57,7 @@ pub(crate) struct Wanted {
     pub(crate) data: Option<PathBuf>,
     pub(crate) ingest_addr: Option<String>,
     pub(crate) query_addr: Option<String>,
+    pub(crate) health_addr: Option<String>,
     pub(crate) workers: Option<usize>,
 }
 
@@ -68,12 +72,8 @@ impl Wanted {
             Some(token) => Auth::with_token(token, "QUIKFLOW_TOKEN").map_err(|error| Failure::usage(error.to_string()))?,
             None => Auth::open(),
         };
-        let address = |flag: Option<String>, name: &str, default: &str| {
-            let text = settings.or(flag, name, default);
-            text.parse::<SocketAddr>().map_err(|_| {
-                Failure::usage(format!("`{text}` is not an address to listen on: write 127.0.0.1:8080, or port 0 for a free one"))
-            })
-        };
+        let address = |flag: Option<String>, name: &str, default: &str| listen_address(&settings.or(flag, name, default));
+        let health = self.health_addr.as_deref().or_else(|| settings.get("health_addr")).map(listen_address).transpose()?;
         let path = |flag: Option<PathBuf>, name: &str, default: &str| {
             flag.or_else(|| settings.get(name).map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(default))
         };
@@ -93,6 +93,7 @@ impl Wanted {
             broker: process::Choice::from(settings)?,
             ingest: address(self.ingest_addr, "ingest_addr", "127.0.0.1:8080")?,
             query: address(self.query_addr, "query_addr", "127.0.0.1:8090")?,
+            health,
             workers,
             auth,
             stores: settings.store_urls(),
@@ -100,11 +101,21 @@ impl Wanted {
     }
 }
 
+/// An address to listen on.
+///
+/// # Errors
+/// Exit 2 when it is none.
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Failure> {
+    text.parse().map_err(|_| {
+        Failure::usage(format!("`{text}` is not an address to listen on: write 127.0.0.1:8080, or port 0 for a free one"))
+    })
+}
+
 /// Does it.
 pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
     process::init_logging();
-    let Args { parts, topologies, data, ingest_addr, query_addr, workers } = args;
-    let setup = Wanted { parts, topologies, data, ingest_addr, query_addr, workers }.setup(settings)?;
+    let Args { parts, topologies, data, ingest_addr, query_addr, health_addr, workers } = args;
+    let setup = Wanted { parts, topologies, data, ingest_addr, query_addr, health_addr, workers }.setup(settings)?;
     let data = setup.data.display().to_string();
     if setup.parts.len() < 4 && setup.broker.is_embedded() {
         out::note(format!(
@@ -124,5 +135,7 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Ended {
 /// The one line that says it is ready, with its addresses.
 pub(crate) fn ready_line(process: &Process, data: &str) -> String {
     let part = |name: &str, url: Option<String>| url.map_or_else(String::new, |url| format!(" {name}={url}"));
-    format!("quikflow is ready:{}{} data={data}", part("ingest", process.ingest()), part("query", process.query()))
+    let (ingest, query, health) =
+        (part("ingest", process.ingest()), part("query", process.query()), part("health", process.health()));
+    format!("quikflow is ready:{ingest}{query}{health} data={data}")
 }

@@ -56,6 +56,8 @@ pub(crate) struct Setup {
     pub(crate) ingest: SocketAddr,
     /// Where the query API listens.
     pub(crate) query: SocketAddr,
+    /// Where the process says how it is, if anywhere.
+    pub(crate) health: Option<SocketAddr>,
     /// Timely workers.
     pub(crate) workers: usize,
     /// What requests have to show.
@@ -80,6 +82,7 @@ pub(crate) struct Process {
     servers: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
     ingest: Option<SocketAddr>,
     query: Option<SocketAddr>,
+    health: Option<SocketAddr>,
 }
 
 /// Reads a declaration file and plans it; diagnostics go to standard error.
@@ -110,10 +113,9 @@ impl Process {
     /// Exit 2 for configuration, exit 1 for what fails.
     pub(crate) fn start(setup: Setup) -> Result<Process, Failure> {
         let has = |part: Part| setup.parts.contains(&part);
-        for (part, address) in [(Part::Ingest, setup.ingest), (Part::Query, setup.query)] {
-            if has(part) {
-                may_bind(address, &setup.auth).map_err(|error| Failure::usage(error.to_string()))?;
-            }
+        let (ingest, query) = (has(Part::Ingest).then_some(setup.ingest), has(Part::Query).then_some(setup.query));
+        for address in [ingest, query, setup.health].into_iter().flatten() {
+            may_bind(address, &setup.auth).map_err(|error| Failure::usage(error.to_string()))?;
         }
         let (file, loaded) = load(&setup.topologies)?;
         let tally = tally(&loaded);
@@ -123,11 +125,11 @@ impl Process {
         let plan = Arc::new(plan);
         let metrics = logging::recorder()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
-        let bind = |wanted: bool, address: SocketAddr| -> Result<Option<TcpListener>, Failure> {
-            let bound = wanted.then(|| runtime.block_on(TcpListener::bind(address)).usage(format!("cannot listen on {address}")));
-            bound.transpose()
+        let bind = |address: Option<SocketAddr>| -> Result<Option<TcpListener>, Failure> {
+            let listen = |address| runtime.block_on(TcpListener::bind(address)).usage(format!("cannot listen on {address}"));
+            address.map(listen).transpose()
         };
-        let listeners = (bind(has(Part::Ingest), setup.ingest)?, bind(has(Part::Query), setup.query)?);
+        let listeners = (bind(ingest)?, bind(query)?, bind(setup.health)?);
         let clock = SystemClock::shared();
         let (broker, log) = setup.broker.open(&setup.data, &clock)?;
         let followed = followed(&plan);
@@ -145,7 +147,7 @@ impl Process {
         };
         let (closing, closed) = watch::channel(false);
         let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
-        let (ingest, query) = (address(&listeners.0), address(&listeners.1));
+        let (ingest, query, health) = (address(&listeners.0), address(&listeners.1), address(&listeners.2));
         let anchors = Arc::new(anchors::Anchors::new(&plan, broker.clone(), clock.clone(), &setup.data));
         if has(Part::Pipelines) {
             runtime.spawn(anchors.clone().run(closed.clone()));
@@ -171,9 +173,12 @@ impl Process {
         }
         if let Some(listener) = listeners.1 {
             let router = served::query(&inside, &auth, read)?;
-            servers.push(served::spawn(&runtime, listener, router, closed));
+            servers.push(served::spawn(&runtime, listener, router, closed.clone()));
         }
-        Ok(Process { runtime, inside, anchors, broker, closing, servers, ingest, query })
+        if let Some(listener) = listeners.2 {
+            servers.push(served::spawn(&runtime, listener, served::health(&inside, &auth), closed));
+        }
+        Ok(Process { runtime, inside, anchors, broker, closing, servers, ingest, query, health })
     }
 
     /// The ingest address, where it is served.
@@ -184,6 +189,11 @@ impl Process {
     /// The query address, where it is served.
     pub(crate) fn query(&self) -> Option<String> {
         self.query.map(|address| format!("http://{address}"))
+    }
+
+    /// The address of its health, where it is served.
+    pub(crate) fn health(&self) -> Option<String> {
+        self.health.map(|address| format!("http://{address}"))
     }
 
     /// Runs something beside the process on its threads.

@@ -59,6 +59,13 @@ pub(crate) fn query(inside: &Arc<Inside>, auth: &Arc<Auth>, read: ReadSide) -> R
     Ok(guard(quikflow_query_api::router(state).merge(own(inside)), auth.clone()))
 }
 
+/// The address that every process may have, whichever parts it runs: health, metrics, status.
+pub(crate) fn health(inside: &Arc<Inside>, auth: &Arc<Auth>) -> Router {
+    let (ready, metrics) = (inside.clone(), inside.clone());
+    let routes = quikflow_gateway::health_routes(Arc::new(move || ready.ready()), Arc::new(move || metrics.render_metrics()));
+    guard(routes.merge(own(inside)), auth.clone())
+}
+
 /// Serves an address until the process closes.
 pub(crate) fn spawn(
     runtime: &tokio::runtime::Runtime,
