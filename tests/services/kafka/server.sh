@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# One Kafka broker that is its own controller, from its Maven artifacts.
+# KAFKA_PROPERTIES: further lines of server.properties (SASL, TLS).
+
+kafka_home() { echo "$CACHE/kafka-$(digest "$HERE/kafka/pom.xml")"; }
+
+install_kafka() {
+  local home
+  home=$(kafka_home)
+  [[ ! -e $home/complete ]] || return 0
+  need_java
+  rm -rf "$home"
+  jars "$HERE/kafka/pom.xml" "$home/lib"
+  touch "$home/complete"
+}
+
+kafka_settings() {
+  local port=$1
+  cat <<SETTINGS
+node.id=1
+process.roles=broker,controller
+controller.quorum.voters=1@127.0.0.1:$(port_of kafka-controller)
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$(port_of kafka-controller)
+advertised.listeners=PLAINTEXT://127.0.0.1:$port
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$DIR/kafka/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+# one that was killed may come back at once, not when its session has ended
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+${KAFKA_PROPERTIES:-}
+SETTINGS
+}
+
+start_kafka() {
+  local port java lib quiet=()
+  port=$(port_of kafka) java=$(java_home)java lib=$(kafka_home)/lib
+  if ! running kafka; then
+    mkdir -p "$DIR/kafka"
+    kafka_settings "$port" >"$DIR/kafka/server.properties"
+    printf '%s\n' 'status = error' 'appender.c.type = Console' 'appender.c.name = c' 'appender.c.layout.type = PatternLayout' \
+      'appender.c.layout.pattern = %d %p %m (%c{1})%n' 'rootLogger.level = info' 'rootLogger.appenderRef.c.ref = c' \
+      >"$DIR/kafka/log4j2.properties"
+    quiet=(-XX:+UseSerialGC -XX:TieredStopAtLevel="${KAFKA_JIT:-1}" -Dlog4j2.configurationFile="$DIR/kafka/log4j2.properties" -cp "$lib/*")
+    if [[ ! -e $DIR/kafka/data/meta.properties ]]; then
+      "$java" "${quiet[@]}" kafka.tools.StorageTool format --cluster-id quikflow-tests-cluster --config "$DIR/kafka/server.properties" \
+        >"$DIR/kafka.format.log" 2>&1 || { tail -n 5 "$DIR/kafka.format.log" >&2; say "kafka: its data folder cannot be made"; exit 1; }
+    fi
+    launch kafka "$java" -Xms64m "-Xmx${KAFKA_HEAP:-512m}" -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true "${quiet[@]}" \
+      kafka.Kafka "$DIR/kafka/server.properties"
+  fi
+  until_ready kafka kafka_answers "$port"
+}
+
+kafka_answers() { listens "$1" && grep -q 'Kafka Server started' "$DIR/kafka.log"; }
+
+env_kafka() { echo "export QUIKFLOW_TEST_KAFKA=127.0.0.1:$(port_of kafka)"; }
