@@ -11,50 +11,10 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::Duration;
-use support::count::Expected;
-use support::harness::shared_file;
 use support::random::Random;
-use support::{QUIKFLOW, Server, Start, both, free_ports};
-
-/// Made-up events of all types but members: fan-out to each member writes a file a push, which is
-/// not what is looked at here.
-fn generated(folder: &Path, events: u64) -> (PathBuf, Expected) {
-    let output = support::command(&["generate", "--events", &events.to_string(), "--seed", "7"]).output().unwrap();
-    assert!(output.status.success(), "{}", both(&output));
-    let file = folder.join("events.jsonl");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("MEMBER_ADDED")).collect();
-    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
-    (file, Expected::of(lines.into_iter()))
-}
-
-/// The real chat data where it is, else made-up events.
-fn input(folder: &Path) -> (PathBuf, Expected) {
-    let Some(packed) = shared_file("data/chat-messages.jsonl.gz") else { return generated(folder, 60_000) };
-    let mut text = String::new();
-    let file = std::fs::File::open(packed).unwrap();
-    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
-    let file = folder.join("chat.jsonl");
-    std::fs::write(&file, &text).unwrap();
-    (file, Expected::of(text.lines()))
-}
-
-fn spawn_send(file: &Path, port: u16, rate: Option<usize>) -> Child {
-    let mut command = std::process::Command::new(QUIKFLOW);
-    command.arg("send").arg(file).args(["--url", &format!("http://127.0.0.1:{port}"), "--batch", "500"]);
-    if let Some(rate) = rate {
-        command.args(["--rate", &rate.to_string()]);
-    }
-    let quiet = std::process::Stdio::null;
-    command.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
-}
-
-fn pause(random: &mut Random, upto: u64) {
-    std::thread::sleep(Duration::from_millis(20 + random.below(upto)));
-}
+use support::traffic::{generated, input, pause, spawn_send};
+use support::{Server, Start, both, free_ports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing() {
@@ -138,7 +98,7 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
                     break;
                 }
                 if child.try_wait().unwrap().is_some() {
-                    poke(&server, nth).await;
+                    server.poke(nth).await;
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -153,17 +113,4 @@ async fn r9_a_kill_at_every_failpoint_changes_nothing() {
     assert!(status.success(), "send ended with {status}");
     server.settle();
     expected.check(&server).await;
-}
-
-/// One event that a sink follows and no count here looks at, so that a process without traffic gets to its failpoint.
-async fn poke(server: &Server, number: u64) {
-    let event = format!(
-        r#"{{"type":"USER_TYPING","payload":{{"userId":"poke-{number}","channelId":"c"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
-    );
-    let answer =
-        support::client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/json").body(event);
-    // The server may be killed before it answers: that is what the failpoint is for.
-    if let Ok(answer) = answer.send().await {
-        assert!(answer.status().is_success(), "{}", answer.status());
-    }
 }

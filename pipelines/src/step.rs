@@ -114,6 +114,11 @@ pub trait Step: Send + Sync {
     fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
         input.to_vec()
     }
+    /// For stateful steps: by input, the columns that the key of its state holds as they are, or none
+    /// where its state is by source partition. Stateless steps bring no records together.
+    fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        None
+    }
     /// Lines for `explain`: keys, state, emission, what each column costs.
     fn describe(&self) -> Vec<String>;
 }

@@ -75,7 +75,8 @@ impl Choice {
                 std::fs::create_dir_all(data).usage(data.display())?;
                 let options = KafkaOptions::from_url(&settings.url, clock.clone()).usage("QUIKFLOW_BROKER")?;
                 let KafkaSettings { login, tls, ca_file, .. } = settings.clone();
-                let options = KafkaOptions { login, tls, ca_file, ..options };
+                let instance = Some(super::instance::take(data)?);
+                let options = KafkaOptions { login, tls, ca_file, instance, ..options };
                 let broker = KafkaBroker::open(options).map_err(|error| Failure::usage(error.to_string()))?;
                 Ok((broker, None))
             }

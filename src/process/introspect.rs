@@ -1,9 +1,8 @@
 //! What only the process knows: lag, settledness, topologies, health, metrics; and resetting.
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use parking_lot::Mutex;
-use quikflow_pipelines::engine::Engine;
 use quikflow_pipelines::engine::status::EngineStatus;
+use quikflow_pipelines::engine::supervise::Supervisor;
 use quikflow_pipelines::plan::{Plan, TopologyPlan};
 use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth, SinkHealth};
 use quikflow_sinks::runner::SinkRunner;
@@ -24,12 +23,10 @@ pub(crate) struct Inside {
     pub(crate) broker: Arc<dyn Broker>,
     /// The broker again, where it is the embedded log.
     pub(crate) log: Option<Arc<EmbeddedBroker>>,
-    /// None while a reset restarts it, after the stop, and where it does not run.
-    pub(crate) engine: Mutex<Option<Engine>>,
+    /// None where it does not run.
+    pub(crate) engine: Option<Supervisor>,
     pub(crate) sinks: Option<SinkRunner>,
     pub(crate) clock: SharedClock,
-    pub(crate) workers: usize,
-    pub(crate) has_engine: bool,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) ingest: Option<SocketAddr>,
     pub(crate) query: Option<SocketAddr>,
@@ -52,12 +49,12 @@ fn rows_of(group: &str, topic: &str, at: Option<&Positions>, stats: &TopicStats,
 impl Inside {
     /// The engine's figures, where it runs.
     pub(crate) fn engine_status(&self) -> Option<EngineStatus> {
-        self.engine.lock().as_ref().map(Engine::status)
+        self.engine.as_ref().and_then(Supervisor::status)
     }
 
     /// Why a part has ended by itself, if one has.
     pub(crate) fn failure(&self) -> Option<String> {
-        self.engine.lock().as_ref().and_then(Engine::failure).map(|error| error.to_string())
+        self.engine.as_ref().and_then(Supervisor::failure).map(|error| error.to_string())
     }
 
     /// The topologies' positions: the engine's, or those committed where it does not run.
@@ -66,12 +63,17 @@ impl Inside {
         topology: &TopologyPlan,
         status: Option<&EngineStatus>,
     ) -> Result<BTreeMap<String, Positions>, BrokerError> {
-        if let Some(found) = status.and_then(|s| s.topologies.iter().find(|t| t.name == topology.name)) {
+        let found = status.and_then(|s| s.topologies.iter().find(|t| t.name == topology.name));
+        if let Some(found) = found.filter(|_| self.broker.shares() <= 1) {
             return Ok(found.positions.clone());
         }
+        // Other processes may have shares of it.
         let mut positions: BTreeMap<String, Positions> = BTreeMap::new();
         for ((topic, partition), offset) in self.broker.group_offsets(&format!("topology:{}", topology.name))? {
             positions.entry(topic).or_default().insert(partition, offset);
+        }
+        for (topic, here) in found.iter().flat_map(|found| &found.positions) {
+            positions.entry(topic.clone()).or_default().extend(here);
         }
         Ok(positions)
     }
@@ -80,7 +82,7 @@ impl Inside {
     /// shows as lag.
     fn read_lag(&self) -> Result<LagReport, BrokerError> {
         let status = self.engine_status();
-        let caught_up = !self.has_engine || status.as_ref().is_some_and(|s| s.caught_up && s.in_flight == 0 && !s.holding);
+        let caught_up = self.engine.is_none() || status.as_ref().is_some_and(|s| s.caught_up && s.in_flight == 0 && !s.holding);
         let mut rows = Vec::new();
         for topology in &self.plan.topologies {
             let positions = self.positions(topology, status.as_ref())?;
@@ -113,6 +115,7 @@ impl Inside {
         for spec in self.broker.topics() {
             topics.insert(spec.name.clone(), self.broker.stats(&spec.name)?.end.iter().sum::<u64>());
         }
+        let (shares, starts) = self.engine.as_ref().map(Supervisor::shares).unwrap_or_default();
         let engine = self.engine_status().map(|status| {
             let topologies: Vec<Value> = status
                 .topologies
@@ -127,6 +130,7 @@ impl Inside {
             json!({
                 "epoch": status.epoch, "rows": status.rows, "rows_per_second": status.rows_per_second,
                 "epoch_p50_ms": status.epoch_p50.as_secs_f64() * 1e3, "epoch_p99_ms": status.epoch_p99.as_secs_f64() * 1e3,
+                "shares": shares, "starts": starts,
                 "in_flight": status.in_flight, "caught_up": status.caught_up, "holding": status.holding, "failure": status.failure, "topologies": topologies,
             })
         });
@@ -188,18 +192,12 @@ impl Inside {
             let known = self.plan.topologies.iter().map(|t| t.name.clone()).collect();
             return Err(IntrospectionError::UnknownTopology { name: name.to_owned(), known });
         }
-        // Held to the end: nobody sees a half-reset engine, and two resets wait for each other.
-        let mut engine = self.engine.lock();
-        if let Some(running) = engine.take() {
-            // One that has ended by itself has nothing in flight; what ended it may be what the reset mends.
-            if let Err(error) = running.stop() {
-                tracing::warn!(%error, "the engine had ended before the reset");
-            }
-        }
-        let reset = topologies.iter().try_for_each(|t| self.broker.reset_topology(&t.name, &outputs_of(t), from));
-        if self.has_engine {
-            *engine = Some(super::start_engine(&self.plan, &self.broker, &self.clock, self.workers).map_err(failed)?);
-        }
+        // Nobody sees a half-reset engine, and two resets wait for each other.
+        let forget = || topologies.iter().try_for_each(|t| self.broker.reset_topology(&t.name, &outputs_of(t), from));
+        let reset = match &self.engine {
+            Some(engine) => engine.pause(forget).map_err(failed)?,
+            None => forget(),
+        };
         reset.map_err(failed)?;
         let outputs: Vec<String> = topologies.iter().rev().flat_map(|t| outputs_of(t)).collect();
         let readers: Vec<&str> = topologies.iter().rev().skip(1).map(|t| t.name.as_str()).collect();
@@ -291,14 +289,9 @@ impl Introspection for Asked {
 impl Inside {
     fn health(&self) -> Vec<PartHealth> {
         let mut parts = Vec::new();
-        if self.has_engine {
-            let engine = self.engine.lock();
-            let failure = engine.as_ref().and_then(Engine::failure).map(|error| error.to_string());
-            let detail = match (&*engine, failure) {
-                (None, _) => "restarting".to_owned(),
-                (_, Some(failure)) => failure,
-                _ => String::new(),
-            };
+        if let Some(engine) = &self.engine {
+            let failure = engine.failure().map(|error| error.to_string());
+            let detail = failure.or_else(|| engine.waiting()).unwrap_or_default();
             parts.push(PartHealth { part: "engine".into(), ready: detail.is_empty(), detail });
         }
         for sink in self.sinks.iter().flat_map(SinkRunner::status) {

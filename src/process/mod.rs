@@ -7,6 +7,8 @@
 mod anchors;
 mod broker;
 mod filters;
+#[cfg(feature = "kafka")]
+mod instance;
 mod introspect;
 mod logging;
 mod served;
@@ -20,9 +22,9 @@ use crate::commands::Part;
 use crate::exit::{Context, Failure};
 use crate::out;
 use introspect::Inside;
-use parking_lot::Mutex;
 use quikflow_gateway::{Auth, may_bind};
-use quikflow_pipelines::engine::{Engine, EngineOptions};
+use quikflow_pipelines::engine::EngineOptions;
+use quikflow_pipelines::engine::supervise::Supervisor;
 use quikflow_pipelines::plan::{self, Plan};
 use quikflow_sinks::runner::{RunnerOptions, SinkRunner};
 use quikflow_sinks::stores::{StoreUrls, Stores};
@@ -152,19 +154,8 @@ impl Process {
         if has(Part::Pipelines) {
             runtime.spawn(anchors.clone().run(closed.clone()));
         }
-        let inside = Arc::new(Inside {
-            plan,
-            broker: broker.clone(),
-            log,
-            engine: Mutex::new(engine),
-            sinks,
-            clock: clock.clone(),
-            workers: setup.workers,
-            has_engine: has(Part::Pipelines),
-            metrics,
-            ingest,
-            query,
-        });
+        let inside =
+            Arc::new(Inside { plan, broker: broker.clone(), log, engine, sinks, clock: clock.clone(), metrics, ingest, query });
         let auth = Arc::new(setup.auth);
         let mut servers = Vec::new();
         if let Some(listener) = listeners.0 {
@@ -244,8 +235,7 @@ impl Process {
                 Err(error) => tracing::warn!(%error, "an address ended in disorder"),
             }
         }
-        let engine = self.inside.engine.lock().take();
-        let stopped = engine.map_or(Ok(()), Engine::stop);
+        let stopped = self.inside.engine.as_ref().map_or(Ok(()), Supervisor::stop);
         if let Some(sinks) = &self.inside.sinks {
             sinks.stop(SINKS_DRAIN);
         }
@@ -274,9 +264,9 @@ fn followed(plan: &Plan) -> Vec<(Arc<SinkSpec>, Arc<TopicSpec>)> {
     plan.catalogue.sinks.iter().filter_map(|sink| Some((sink.clone(), of(&sink.from)?))).collect()
 }
 
-fn start_engine(plan: &Arc<Plan>, broker: &Arc<dyn Broker>, clock: &SharedClock, workers: usize) -> Result<Engine, Failure> {
+fn start_engine(plan: &Arc<Plan>, broker: &Arc<dyn Broker>, clock: &SharedClock, workers: usize) -> Result<Supervisor, Failure> {
     let options = EngineOptions { workers, ..EngineOptions::default() };
-    Engine::start(plan.clone(), broker.clone(), clock.clone(), options).map_err(|error| Failure::usage(error.to_string()))
+    Supervisor::start(plan.clone(), broker.clone(), clock.clone(), options).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// As many workers as cores, at most four.

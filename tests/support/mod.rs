@@ -3,10 +3,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+pub mod chat;
 pub mod count;
 pub mod harness;
+pub mod kafka;
 pub mod phrases;
 pub mod random;
+pub mod traffic;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -65,12 +68,11 @@ impl Start {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let Some(Ok(line)) = lines.next() else { return Err(child.wait().unwrap()) };
-        let mut addresses = line.split_whitespace().filter_map(|word| word.find("http://").and_then(|at| word.get(at..)));
-        let mut address = || {
-            let word = addresses.next().unwrap_or_else(|| panic!("no addresses in the ready line: {line}"));
-            word.trim_end_matches(|c: char| !c.is_ascii_digit()).to_owned()
+        let address = |part: &str| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(part));
+            word.unwrap_or_default().trim_end_matches(|c: char| !c.is_ascii_digit()).to_owned()
         };
-        let (ingest, query) = (address(), address());
+        let (ingest, query) = (address("ingest="), address("query="));
         // Nothing else is printed, but the pipe must not fill should that change.
         std::thread::spawn(move || lines.count());
         Ok(Server { child, ingest, query, data: data.to_path_buf() })
@@ -104,6 +106,24 @@ impl Server {
     /// Whether the process has ended by itself, and how.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "no signal {signal}");
+    }
+
+    /// One event that a sink follows and no count looks at, so that a process without traffic has some.
+    pub async fn poke(&self, number: u64) {
+        let event = format!(
+            r#"{{"type":"USER_TYPING","payload":{{"userId":"poke-{number}","channelId":"c"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
+        );
+        let request = client().post(format!("{}/v1/events", self.ingest)).header("content-type", "application/json").body(event);
+        // It may be killed before it answers: that is what a failpoint is for.
+        if let Ok(answer) = request.send().await {
+            assert!(answer.status().is_success(), "{}", answer.status());
+        }
     }
 
     /// SIGTERM, and the exit status.

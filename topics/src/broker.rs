@@ -12,6 +12,7 @@ pub use crate::wait::{Answer, Ticket, Wakeup};
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, EventTime, Offset, PartitionId};
+use crate::share::{Membership, ShareHolder};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
@@ -338,6 +339,13 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// `UnknownTopic`, storage errors.
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn TopicReader>, BrokerError>;
+    /// A reader of some partitions of `topic`; one that cannot leave out the others reads them too.
+    ///
+    /// # Errors
+    /// As [`Broker::reader`].
+    fn reader_of(&self, topic: &str, from: &Positions, _partitions: &[PartitionId]) -> Result<Box<dyn TopicReader>, BrokerError> {
+        self.reader(topic, from)
+    }
     /// One record in the topic's whole schema (one row), or none where it is gone.
     ///
     /// # Errors
@@ -374,6 +382,26 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Storage errors.
     fn last_epoch(&self) -> Result<Epoch, BrokerError>;
+    /// Into how many shares the pipelines' work is divided (R19); 1: one process does all of it.
+    fn shares(&self) -> u32 {
+        1
+    }
+    /// Joins the processes that share the work; `holder` hears which shares fall to this one. None
+    /// where one process does all of it.
+    ///
+    /// # Errors
+    /// Storage errors.
+    fn join(&self, _holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
+        Ok(None)
+    }
+    /// Makes this process the one that commits epochs of `shares` from here on, and reads what their
+    /// last epochs left; returns the last of these epochs.
+    ///
+    /// # Errors
+    /// Storage errors.
+    fn take_over(&self, _shares: &[u32]) -> Result<Epoch, BrokerError> {
+        self.last_epoch()
+    }
     /// Throws away a topology's state, meta and offsets, and the records of the topics given, whose
     /// generation goes up (R13); it starts anew at `from`. Dead letters of its steps whose records it
     /// reads again are forgotten.

@@ -27,6 +27,7 @@ pub mod ids;
 pub mod json;
 pub mod partitioner;
 pub mod schema;
+pub mod share;
 pub mod units;
 mod wait;
 

@@ -37,7 +37,7 @@ impl VirtualEngine {
     pub fn new(plan: Arc<Plan>, broker: Arc<dyn Broker>, clock: SharedClock) -> Result<VirtualEngine, EngineError> {
         let keyed: Vec<Vec<bool>> = plan.topologies.iter().map(|topology| keyed_nodes(topology)).collect();
         let graph = Arc::new(Graph::new(&plan, &keyed));
-        let Recovered { epoch, states, times, books } = recover(&plan, &broker)?;
+        let Recovered { epoch, states, times, books } = recover(&graph, &broker, broker.last_epoch()?)?;
         let core = Core::new(graph.clone(), 0, 1, &states)?;
         let mut scheduler = Scheduler::new(graph.clone(), broker.clone(), times, epoch)?;
         scheduler.note(0, &core.gauges());

@@ -42,6 +42,11 @@ impl Gatherer {
         &self.books
     }
 
+    /// Whose effects it gathers.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// What does not balance in a topology's accounts (R20).
     pub fn unbalanced(&self, topology: usize) -> Vec<String> {
         self.books[topology].check(&self.graph.topologies[topology])
@@ -104,13 +109,13 @@ impl Gatherer {
             commit.dead_letters.push(self.dead_letter(id, topology, node, row, &made.work, now)?);
         }
         for (topology, time) in &made.times {
-            let plan = &self.graph.topologies[*topology].plan;
+            let (plan, stored_as) = (&self.graph.topologies[*topology].plan, &self.graph.topologies[*topology].stored_as);
             let books = serde_json::to_vec(&self.books[*topology]).map_err(|e| EngineError::Internal(e.to_string()))?;
-            commit.meta.push((plan.name.clone(), meta::TIME.to_owned(), time.to_bytes()));
-            commit.meta.push((plan.name.clone(), meta::BOOKS.to_owned(), books));
+            commit.meta.push((stored_as.clone(), meta::TIME.to_owned(), time.to_bytes()));
+            commit.meta.push((stored_as.clone(), meta::BOOKS.to_owned(), books));
             if !std::mem::replace(&mut self.known[*topology], true) {
                 let text = serde_json::to_vec(&fingerprint(plan)).map_err(|e| EngineError::Internal(e.to_string()))?;
-                commit.meta.push((plan.name.clone(), meta::FINGERPRINT.to_owned(), text));
+                commit.meta.push((stored_as.clone(), meta::FINGERPRINT.to_owned(), text));
             }
         }
         Ok(commit)

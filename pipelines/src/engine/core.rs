@@ -272,7 +272,7 @@ impl Core {
         };
         let plan = &self.graph.topologies[topology].plan;
         let piece = StatePiece {
-            topology: plan.name.clone(),
+            topology: self.graph.topologies[topology].stored_as.clone(),
             step: plan.nodes[node].name.clone(),
             shard: self.worker,
             shards: self.workers,

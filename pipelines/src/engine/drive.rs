@@ -60,18 +60,29 @@ struct Driver {
     last_epoch: Option<Duration>,
 }
 
-/// Reads what is stored, starts the threads, and returns the inbox and the driver.
+/// A driver that runs.
+pub(crate) struct Started {
+    pub(crate) inbox: Sender<Report>,
+    pub(crate) driver: JoinHandle<()>,
+    pub(crate) graph: Arc<Graph>,
+}
+
+/// Reads what is stored, starts the threads; `shares` are this process's, absent: all.
 pub(crate) fn start(
     plan: Arc<Plan>,
     broker: Arc<dyn Broker>,
     clock: SharedClock,
     options: EngineOptions,
     watch: Arc<Watch>,
-) -> Result<(Sender<Report>, JoinHandle<()>), EngineError> {
+    shares: Option<&[u32]>,
+) -> Result<Started, EngineError> {
     let options = EngineOptions { workers: options.workers.max(1), ..options };
     let keyed: Vec<Vec<bool>> = plan.topologies.iter().map(|topology| keyed_nodes(topology)).collect();
-    let graph = Arc::new(Graph::new(&plan, &keyed));
-    let Recovered { epoch, states, times, books } = recover(&plan, &broker)?;
+    let all: Vec<u32> = (0..broker.shares()).collect();
+    let mine = shares.unwrap_or(&all);
+    let graph = Arc::new(Graph::of_shares(&plan, &keyed, mine, broker.shares()));
+    let last = broker.take_over(mine)?;
+    let Recovered { epoch, states, times, books } = recover(&graph, &broker, last)?;
     watch.update(|status| {
         status.epoch = epoch;
         status.topologies = graph
@@ -88,6 +99,9 @@ pub(crate) fn start(
     });
     for (topology, plan) in graph.topologies.iter().enumerate() {
         for ((topic, partition), offset) in broker.group_offsets(&super::source::group(&plan.plan.name))? {
+            if !plan.takes(&topic, partition) {
+                continue;
+            }
             watch.update(|status| {
                 status.topologies[topology].positions.entry(topic).or_default().insert(partition, offset);
             });
@@ -97,6 +111,7 @@ pub(crate) fn start(
     let gatherer = Gatherer::new(graph.clone(), broker.clone(), books);
     let (inbox, reports) = channel();
     let to_driver = inbox.clone();
+    let kept = graph.clone();
     let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let watch_end = watch.clone();
         let outcome = drive(graph, broker, clock, options, scheduler, gatherer, states, watch, to_driver, &reports);
@@ -105,8 +120,8 @@ pub(crate) fn start(
         }
         watch_end.ended();
     });
-    let thread = thread.map_err(|error| EngineError::Internal(error.to_string()))?;
-    Ok((inbox, thread))
+    let driver = thread.map_err(|error| EngineError::Internal(error.to_string()))?;
+    Ok(Started { inbox, driver, graph: kept })
 }
 
 #[allow(clippy::too_many_arguments, reason = "called once, by `start`")]
@@ -394,8 +409,9 @@ fn show(gatherer: &Gatherer, made: &MadeEpoch, watch: &Watch) {
             shown.state_bytes = gatherer.state_bytes(*topology);
         }
         for (group, topic, partition, next) in &made.offsets {
-            let name = group.strip_prefix("topology:").unwrap_or(group);
-            if let Some(shown) = status.topologies.iter_mut().find(|shown| shown.name == name) {
+            let stored_as = group.strip_prefix("topology:").unwrap_or(group);
+            let at = gatherer.graph().topologies.iter().position(|topology| topology.stored_as == stored_as);
+            if let Some(shown) = at.and_then(|at| status.topologies.get_mut(at)) {
                 shown.positions.entry(topic.clone()).or_default().insert(*partition, *next);
             }
         }

@@ -5,7 +5,10 @@
 //! where a keyed step needs it, and once.
 
 use crate::plan::{Plan, Port, TopologyPlan};
+use quikflow_topics::ids::PartitionId;
+use quikflow_topics::share::{Share, stored_as, whole_in};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Who takes the rows of a port.
@@ -40,10 +43,14 @@ impl From<Port> for PortKey {
     }
 }
 
-/// One topology's connections.
+/// One topology's connections, of all of it or of a share.
 pub struct TopologyGraph {
     /// The topology.
     pub plan: Arc<TopologyPlan>,
+    /// Under which name its state, time and offsets are stored.
+    pub stored_as: String,
+    /// The share that it is, where the topology is divided.
+    pub share: Option<Share>,
     /// By port; ports that nobody follows are absent.
     pub followers: BTreeMap<PortKey, Vec<Target>>,
     /// Of each node: its level when it is keyed (from 1), 0 when it is stateless.
@@ -59,12 +66,43 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// What falls to a process that has the shares `mine` of `of` (R19): of a topology that can be
+    /// divided its part of each of them, of another one all or nothing. One share: the whole plan.
+    pub fn of_shares(plan: &Plan, keyed: &[Vec<bool>], mine: &[u32], of: u32) -> Graph {
+        if of <= 1 {
+            return Graph::new(plan, keyed);
+        }
+        let mut topologies = Vec::new();
+        for (topology, keyed) in plan.topologies.iter().zip(keyed) {
+            let whole = whole_in(&topology.name, of);
+            for index in mine.iter().copied().filter(|index| topology.divisible || *index == whole) {
+                let share = topology.divisible.then_some(Share { index, of });
+                topologies.push(TopologyGraph { stored_as: stored_as(&topology.name, index), share, ..connect(topology, keyed) });
+            }
+        }
+        let levels = topologies.iter().flat_map(|t| t.levels.iter().copied()).max().unwrap_or(0);
+        Graph { topologies, levels }
+    }
+
     /// Connects the plan; `keyed` says which nodes of a topology own state.
     pub fn new(plan: &Plan, keyed: &[Vec<bool>]) -> Graph {
         let topologies: Vec<TopologyGraph> =
             plan.topologies.iter().zip(keyed).map(|(topology, keyed)| connect(topology, keyed)).collect();
         let levels = topologies.iter().flat_map(|t| t.levels.iter().copied()).max().unwrap_or(0);
         Graph { topologies, levels }
+    }
+}
+
+impl TopologyGraph {
+    /// The partitions that it reads of a topic that has `count` of them.
+    pub fn partitions(&self, count: u32) -> Range<u32> {
+        self.share.map_or(0..count, |share| share.partitions(count))
+    }
+
+    /// Whether it reads this partition of one of its sources.
+    pub fn takes(&self, topic: &str, partition: PartitionId) -> bool {
+        let source = self.plan.sources.iter().find(|source| source.topic.name == topic);
+        source.is_some_and(|source| self.partitions(source.topic.partitions).contains(&partition.0))
     }
 }
 
@@ -91,5 +129,5 @@ fn connect(plan: &Arc<TopologyPlan>, keyed: &[bool]) -> TopologyGraph {
     for (index, output) in plan.outputs.iter().enumerate() {
         followers.entry(output.from.into()).or_default().push(Target::Output(index));
     }
-    TopologyGraph { plan: plan.clone(), followers, levels }
+    TopologyGraph { plan: plan.clone(), stored_as: plan.name.clone(), share: None, followers, levels }
 }

@@ -10,6 +10,7 @@
 //! * [`commit`]: what a complete epoch did becomes one commit
 //! * [`recover`]: what the last epoch left, and whether the plan may go on from it (R12)
 //! * [`replay`]: dead letters on their second way (R14)
+//! * [`supervise`]: an engine for the shares of the work that this process has
 //! * [`books`]: the accounts (R20)
 //! * [`accounts`]: the accounts against the log, offline
 //!
@@ -32,6 +33,7 @@ pub mod schedule;
 mod shell;
 pub mod source;
 pub mod status;
+pub mod supervise;
 pub mod time;
 mod worker;
 
@@ -129,7 +131,7 @@ pub struct Engine {
     driver: Option<std::thread::JoinHandle<()>>,
     watch: Arc<Watch>,
     broker: Arc<dyn Broker>,
-    sources: Vec<Vec<String>>,
+    graph: Arc<graph::Graph>,
 }
 
 impl Engine {
@@ -143,25 +145,35 @@ impl Engine {
         clock: SharedClock,
         options: EngineOptions,
     ) -> Result<Engine, EngineError> {
+        Engine::start_shares(plan, broker, clock, options, None)
+    }
+
+    /// The same for these shares of the work; all where absent.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_shares(
+        plan: Arc<Plan>,
+        broker: Arc<dyn Broker>,
+        clock: SharedClock,
+        options: EngineOptions,
+        shares: Option<&[u32]>,
+    ) -> Result<Engine, EngineError> {
         let watch = Arc::new(Watch::default());
-        let names = |topology: &Arc<crate::plan::TopologyPlan>| {
-            let mut names: Vec<String> = topology.sources.iter().map(|source| source.topic.name.clone()).collect();
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
-        let sources = plan.topologies.iter().map(names).collect();
-        let (inbox, driver) = drive::start(plan, broker.clone(), clock, options, watch.clone())?;
-        Ok(Engine { inbox, driver: Some(driver), watch, broker, sources })
+        let started = drive::start(plan, broker.clone(), clock, options, watch.clone(), shares)?;
+        Ok(Engine { inbox: started.inbox, driver: Some(started.driver), watch, broker, graph: started.graph })
     }
 
     /// How every topology stands.
     pub fn status(&self) -> EngineStatus {
         let mut status = self.watch.status();
         let mut ends: BTreeMap<&str, TopicStats> = BTreeMap::new();
-        for (shown, sources) in status.topologies.iter_mut().zip(&self.sources) {
-            for topic in sources {
-                if !ends.contains_key(topic.as_str()) {
+        for (shown, topology) in status.topologies.iter_mut().zip(&self.graph.topologies) {
+            let sources: BTreeMap<&str, u32> =
+                topology.plan.sources.iter().map(|source| (source.topic.name.as_str(), source.topic.partitions)).collect();
+            for (topic, count) in &sources {
+                let topic = *topic;
+                if !ends.contains_key(topic) {
                     match self.broker.stats(topic) {
                         Ok(stats) => ends.insert(topic, stats),
                         Err(error) => {
@@ -170,9 +182,11 @@ impl Engine {
                         }
                     };
                 }
-                let Some(stats) = ends.get(topic.as_str()) else { continue };
+                let Some(stats) = ends.get(topic) else { continue };
                 let read = shown.positions.get(topic);
-                shown.lag += stats.end.iter().enumerate().fold(0, |lag, (partition, end)| {
+                let mine = topology.partitions(*count);
+                let ends = stats.end.iter().enumerate().filter(|(partition, _)| mine.contains(&(*partition as u32)));
+                shown.lag += ends.fold(0, |lag, (partition, end)| {
                     let start = stats.start.get(partition).copied().unwrap_or(0);
                     let read =
                         read.and_then(|read| read.get(&PartitionId(partition as u32))).map_or(start, |read| read.0.max(start));
@@ -180,6 +194,7 @@ impl Engine {
                 });
             }
         }
+        status.join_shares();
         status
     }
 

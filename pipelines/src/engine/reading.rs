@@ -5,10 +5,11 @@ use super::graph::Graph;
 use super::time::watermark_column;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, new_null_array};
 use arrow::datatypes::SchemaRef;
-use quikflow_topics::broker::{Projection, Slice};
+use quikflow_topics::broker::{Projection, Slice, SlicePart};
 use quikflow_topics::catalogue::TopicSpec;
-use quikflow_topics::ids::EventTime;
+use quikflow_topics::ids::{EventTime, PartitionId};
 use quikflow_topics::schema::{EVENT_TIME, WATERMARK};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A topology's source.
@@ -36,6 +37,8 @@ pub struct Reading {
     projection: Projection,
     event_time: usize,
     columns: Vec<(SchemaRef, Vec<Column>)>,
+    /// By member: the partitions that it takes.
+    ranges: Vec<Range<u32>>,
 }
 
 impl Reading {
@@ -67,11 +70,25 @@ impl Reading {
             })
             .collect();
         let event_time = projection.columns.iter().position(|name| name == EVENT_TIME).unwrap_or(0);
-        Reading { topic: topic.clone(), members, projection, event_time, columns }
+        let ranges = members.iter().map(|member| graph.topologies[member.topology].partitions(topic.partitions)).collect();
+        Reading { topic: topic.clone(), members, projection, event_time, columns, ranges }
+    }
+
+    /// The parts of a slice that a member takes, neighbours all, and the rows before them.
+    pub fn parts<'s>(&self, member: usize, slice: &'s dyn Slice) -> (&'s [SlicePart], usize) {
+        let (parts, range) = (slice.parts(), &self.ranges[member]);
+        let first = parts.partition_point(|part| part.partition.0 < range.start);
+        let end = parts.partition_point(|part| part.partition.0 < range.end).max(first);
+        (&parts[first..end], parts[..first].iter().map(|part| part.rows as usize).sum())
+    }
+
+    /// Whether a member takes rows of a partition.
+    pub fn takes(&self, member: usize, partition: PartitionId) -> bool {
+        self.ranges[member].contains(&partition.0)
     }
 
     /// Decodes a slice once, and yields each member's rows with their `_watermark` (R1). `starts`
-    /// is by member; members that stand at the same time share the column.
+    /// is by member, by the parts that it takes; members that stand at the same time share the column.
     ///
     /// # Errors
     /// A damaged slice; columns that do not fit the plan.
@@ -81,24 +98,31 @@ impl Reading {
         let times = batch.column(self.event_time).as_any().downcast_ref::<TimestampMicrosecondArray>();
         let times =
             times.ok_or_else(|| EngineError::Internal(format!("topic `{}` has event times of another type", self.topic.name)))?;
-        let mut made: Option<(&Arc<Vec<EventTime>>, ArrayRef)> = None;
+        let mut made: Option<(usize, usize, &Arc<Vec<EventTime>>, ArrayRef)> = None;
         let mut read = Vec::with_capacity(self.members.len());
-        for ((member, (schema, columns)), starts) in self.members.iter().zip(&self.columns).zip(starts) {
+        for (index, ((member, (schema, columns)), starts)) in self.members.iter().zip(&self.columns).zip(starts).enumerate() {
+            let (parts, first) = self.parts(index, slice);
+            let count = parts.iter().map(|part| part.rows as usize).sum();
+            if count == 0 {
+                continue;
+            }
             let watermark = match &made {
-                Some((of, column)) if *of == starts => column.clone(),
+                Some((from, rows, of, column)) if *from == first && *rows == count && *of == starts => column.clone(),
                 _ => {
-                    let column = watermark_column(slice.parts(), starts, times.values(), self.topic.disorder);
+                    let times = &times.values()[first..first + count];
+                    let column = watermark_column(parts, starts, times, self.topic.disorder);
                     let column: ArrayRef = Arc::new(Int64Array::from(column));
-                    made = Some((starts, column.clone()));
+                    made = Some((first, count, starts, column.clone()));
                     column
                 }
             };
             let columns = columns.iter().zip(schema.fields()).map(|(column, field)| match column {
-                Column::Decoded(index) => batch.column(*index).clone(),
+                Column::Decoded(index) if count == rows => batch.column(*index).clone(),
+                Column::Decoded(index) => batch.column(*index).slice(first, count),
                 Column::Watermark => watermark.clone(),
-                Column::Null => new_null_array(field.data_type(), rows),
+                Column::Null => new_null_array(field.data_type(), count),
             });
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            let options = RecordBatchOptions::new().with_row_count(Some(count));
             read.push((*member, RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?));
         }
         Ok(read)

@@ -2,9 +2,10 @@
 
 use super::EngineError;
 use super::books::{Begun, TopologyBooks};
+use super::graph::{Graph, TopologyGraph};
 use super::source::group;
 use super::time::TopologyTime;
-use crate::plan::{Plan, TopologyPlan, compatible};
+use crate::plan::compatible;
 use quikflow_topics::broker::{Broker, TopologyState};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::ids::{Epoch, PartitionId};
@@ -33,15 +34,16 @@ pub struct Recovered {
     pub books: Vec<TopologyBooks>,
 }
 
-/// Reads what every topology of the plan left behind; a topology without a trace starts anew.
+/// Reads what every topology that falls to this process left behind, with `epoch` the last one; a topology without a trace starts anew.
 ///
 /// # Errors
 /// [`EngineError::Incompatible`] when a stateful step was changed, added to or taken from a topology
 /// that has run; what cannot be read.
-pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, EngineError> {
-    let mut recovered = Recovered { epoch: broker.last_epoch()?, states: Vec::new(), times: Vec::new(), books: Vec::new() };
-    for topology in &plan.topologies {
-        let state = broker.topology_state(&topology.name)?;
+pub fn recover(graph: &Graph, broker: &Arc<dyn Broker>, epoch: Epoch) -> Result<Recovered, EngineError> {
+    let mut recovered = Recovered { epoch, states: Vec::new(), times: Vec::new(), books: Vec::new() };
+    for part in &graph.topologies {
+        let topology = &part.plan;
+        let state = broker.topology_state(&part.stored_as)?;
         let topics: Vec<&TopicSpec> = topology.sources.iter().map(|source| source.topic.as_ref()).collect();
         let stored = |what: &'static str| {
             move |error: serde_json::Error| EngineError::Stored {
@@ -63,7 +65,7 @@ pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, Engin
             None => TopologyBooks::new(topology),
         };
         if books.begun.is_none() && books.sources.iter().all(|read| *read == 0) {
-            books.begun = Some(begun(topology, broker.as_ref())?);
+            books.begun = Some(begun(part, broker.as_ref())?);
         }
         recovered.books.push(books);
         recovered.states.push(state);
@@ -72,7 +74,8 @@ pub fn recover(plan: &Plan, broker: &Arc<dyn Broker>) -> Result<Recovered, Engin
 }
 
 /// Where new books begin: at the committed offsets, else at the earliest records kept.
-fn begun(topology: &TopologyPlan, broker: &dyn Broker) -> Result<Begun, EngineError> {
+fn begun(part: &TopologyGraph, broker: &dyn Broker) -> Result<Begun, EngineError> {
+    let topology = &part.plan;
     let offsets = broker.group_offsets(&group(&topology.name))?;
     let mut begun = Begun::default();
     for source in &topology.sources {

@@ -88,7 +88,8 @@ impl Replays {
                 ..DeadLetterFilter::default()
             };
             for (_, letter) in broker.dead_letters(&filter)?.into_iter().rev() {
-                if letter.id.starts_with("step:") && self.taken.insert(letter.id.clone()) {
+                let here = letter.origin.as_ref().is_none_or(|origin| topology.takes(&origin.topic, origin.partition));
+                if here && letter.id.starts_with("step:") && self.taken.insert(letter.id.clone()) {
                     let entry = entry(topology, &letter, broker, horizons[index])?;
                     tasks.push(ReplayTask { seq: first_seq + tasks.len() as u64, letter, topology: index, entry });
                 }

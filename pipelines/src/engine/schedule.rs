@@ -139,14 +139,15 @@ impl Scheduler {
                 taken += slice.rows();
                 bytes += slice.bytes();
                 let mut starts: Vec<Arc<Vec<EventTime>>> = Vec::new();
-                for member in &feed.reading.members {
-                    touched[member.topology] = true;
-                    let read = self.times[member.topology].sources[member.source].read(slice.parts());
+                for (index, member) in feed.reading.members.iter().enumerate() {
+                    let (parts, _) = feed.reading.parts(index, slice.as_ref());
+                    touched[member.topology] |= !parts.is_empty();
+                    let read = self.times[member.topology].sources[member.source].read(parts);
                     match starts.last() {
                         Some(last) if **last == read => starts.push(last.clone()),
                         _ => starts.push(Arc::new(read)),
                     }
-                    for part in slice.parts() {
+                    for part in parts {
                         offsets.insert((member.topology, feed.reading.topic.name.clone(), part.partition), part.next);
                     }
                 }
@@ -155,9 +156,9 @@ impl Scheduler {
             rows += taken;
         }
         for feed in &self.feeds {
-            for member in &feed.reading.members {
+            for (index, member) in feed.reading.members.iter().enumerate() {
                 let partitions = &self.times[member.topology].sources[member.source].partitions;
-                let unread = feed.unread(&self.broker, &|partition| partitions.contains_key(&partition))?;
+                let unread = feed.unread(&self.broker, index, &|partition| partitions.contains_key(&partition))?;
                 views[member.topology][member.source] = SourceView { at_end: feed.at_end, unread };
             }
         }
@@ -189,7 +190,7 @@ impl Scheduler {
         let offsets = offsets
             .into_iter()
             .map(|((topology, topic, partition), next)| {
-                (group(&self.graph.topologies[topology].plan.name), topic, partition, next)
+                (group(&self.graph.topologies[topology].stored_as), topic, partition, next)
             })
             .collect();
         let work = Arc::new(EpochWork { epoch, tasks, replays, times: epoch_times });

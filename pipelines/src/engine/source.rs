@@ -4,8 +4,9 @@ use super::EngineError;
 use super::graph::Graph;
 use super::reading::{Member, Reading};
 use quikflow_topics::broker::{Broker, Positions, Slice, TopicReader};
+use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::ids::{Offset, PartitionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The name of a topology's consumer group.
@@ -19,9 +20,19 @@ pub struct Feed {
     pub reading: Arc<Reading>,
     /// The last poll found the end of the log.
     pub at_end: bool,
+    /// What it reads of the topic.
+    partitions: BTreeSet<PartitionId>,
     reader: Box<dyn TopicReader>,
     /// A slice that was read and did not fit the epoch before.
     held: Option<Arc<dyn Slice>>,
+}
+
+/// Readers of a topic that can read together: where they read the same partition, they stand at the same place.
+struct Place {
+    topic: Arc<TopicSpec>,
+    /// None: at the earliest record.
+    partitions: BTreeMap<PartitionId, Option<Offset>>,
+    members: Vec<Member>,
 }
 
 impl Feed {
@@ -30,22 +41,43 @@ impl Feed {
     /// # Errors
     /// Storage errors; unknown topics.
     pub fn open_all(graph: &Graph, broker: &Arc<dyn Broker>) -> Result<Vec<Feed>, EngineError> {
-        let mut places: BTreeMap<(String, Positions), Vec<Member>> = BTreeMap::new();
+        let mut places: Vec<Place> = Vec::new();
+        let mut groups: BTreeMap<&str, BTreeMap<(String, PartitionId), Offset>> = BTreeMap::new();
         for (topology, plan) in graph.topologies.iter().enumerate() {
-            let offsets = broker.group_offsets(&group(&plan.plan.name))?;
+            let name = plan.plan.name.as_str();
+            if !groups.contains_key(name) {
+                groups.insert(name, broker.group_offsets(&group(name))?);
+            }
             for (source, read) in plan.plan.sources.iter().enumerate() {
-                let mine = offsets.iter().filter(|((topic, _), _)| *topic == read.topic.name);
-                let positions: Positions = mine.map(|((_, partition), offset)| (*partition, *offset)).collect();
-                places.entry((read.topic.name.clone(), positions)).or_default().push(Member { topology, source });
+                let partitions: BTreeMap<PartitionId, Option<Offset>> = plan
+                    .partitions(read.topic.partitions)
+                    .map(PartitionId)
+                    .map(|partition| (partition, groups[name].get(&(read.topic.name.clone(), partition)).copied()))
+                    .collect();
+                let agrees = |place: &&mut Place| {
+                    place.topic.name == read.topic.name
+                        && partitions
+                            .iter()
+                            .all(|(partition, at)| place.partitions.get(partition).is_none_or(|other| other == at))
+                };
+                let member = Member { topology, source };
+                match places.iter_mut().find(agrees) {
+                    Some(place) => {
+                        place.partitions.extend(partitions);
+                        place.members.push(member);
+                    }
+                    None => places.push(Place { topic: read.topic.clone(), partitions, members: vec![member] }),
+                }
             }
         }
         places
             .into_iter()
-            .map(|((topic, positions), members)| {
-                let reader = broker.reader(&topic, &positions)?;
-                let first = members[0];
-                let spec = graph.topologies[first.topology].plan.sources[first.source].topic.clone();
-                Ok(Feed { reading: Arc::new(Reading::new(graph, &spec, members)), at_end: false, reader, held: None })
+            .map(|place| {
+                let positions = place.partitions.iter().filter_map(|(partition, at)| Some((*partition, (*at)?))).collect();
+                let wanted: Vec<PartitionId> = place.partitions.keys().copied().collect();
+                let reader = broker.reader_of(&place.topic.name, &positions, &wanted)?;
+                let reading = Arc::new(Reading::new(graph, &place.topic, place.members));
+                Ok(Feed { reading, at_end: false, partitions: wanted.into_iter().collect(), reader, held: None })
             })
             .collect()
     }
@@ -70,26 +102,31 @@ impl Feed {
         }
     }
 
-    /// Whether some partition of which `seen` says nothing was read holds records not read yet.
+    /// Whether some partition that a member takes, and of which `seen` says nothing was read, holds
+    /// records not read yet.
     ///
     /// # Errors
     /// Storage errors.
-    pub fn unread(&self, broker: &Arc<dyn Broker>, seen: &dyn Fn(PartitionId) -> bool) -> Result<bool, EngineError> {
+    pub fn unread(
+        &self,
+        broker: &Arc<dyn Broker>,
+        member: usize,
+        seen: &dyn Fn(PartitionId) -> bool,
+    ) -> Result<bool, EngineError> {
         let topic = &self.reading.topic;
-        if self.at_end || (0..topic.partitions).all(|partition| seen(PartitionId(partition))) {
+        let mut open = (0..topic.partitions).map(PartitionId).filter(|p| self.reading.takes(member, *p) && !seen(*p)).peekable();
+        if self.at_end || open.peek().is_none() {
             return Ok(false);
         }
         let stats = broker.stats(&topic.name)?;
         let positions = self.reader.positions();
-        let next = |partition: usize| {
-            let held = self.held.iter().flat_map(|slice| slice.parts()).find(|part| part.partition.0 as usize == partition);
-            let stored = positions.get(&PartitionId(partition as u32)).copied().unwrap_or_default();
+        let next = |partition: PartitionId| {
+            let held = self.held.iter().flat_map(|slice| slice.parts()).find(|part| part.partition == partition);
+            let stored = positions.get(&partition).copied().unwrap_or_default();
             held.map_or(stored, |part| part.first)
         };
-        Ok(stats.end.iter().enumerate().any(|(partition, end)| {
-            let start = stats.start.get(partition).copied().unwrap_or(0);
-            !seen(PartitionId(partition as u32)) && next(partition).max(Offset(start)) < Offset(*end)
-        }))
+        let at = |list: &[u64], partition: PartitionId| list.get(partition.0 as usize).copied().unwrap_or(0);
+        Ok(open.any(|p| next(p).max(Offset(at(&stats.start, p))) < Offset(at(&stats.end, p))))
     }
 
     /// Brings together feeds of one topic that have come to the same place, the end of the log.
@@ -112,6 +149,10 @@ impl Feed {
     fn stands_with(&self, other: &Feed) -> bool {
         let place =
             |feed: &Feed| -> Positions { feed.reader.positions().into_iter().filter(|(_, offset)| offset.0 > 0).collect() };
-        self.reading.topic.name == other.reading.topic.name && self.at_end && other.at_end && place(self) == place(other)
+        self.reading.topic.name == other.reading.topic.name
+            && self.partitions == other.partitions
+            && self.at_end
+            && other.at_end
+            && place(self) == place(other)
     }
 }

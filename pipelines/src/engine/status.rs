@@ -56,6 +56,32 @@ pub struct EngineStatus {
     pub failure: Option<String>,
 }
 
+impl EngineStatus {
+    /// One line a topology: what its shares here have done together.
+    pub(crate) fn join_shares(&mut self) {
+        let mut joined: Vec<TopologyStatus> = Vec::new();
+        for share in std::mem::take(&mut self.topologies) {
+            let Some(all) = joined.iter_mut().find(|shown| shown.name == share.name) else {
+                joined.push(share);
+                continue;
+            };
+            for (topic, positions) in share.positions {
+                all.positions.entry(topic).or_default().extend(positions);
+            }
+            all.lag += share.lag;
+            // A share that has read nothing yet holds nobody back.
+            all.watermark = all.watermark.into_iter().chain(share.watermark).min();
+            all.books.add(&share.books);
+            for (mine, theirs) in all.books.steps.iter_mut().zip(&share.books.steps) {
+                mine.in_flight += theirs.in_flight;
+            }
+            all.unbalanced.extend(share.unbalanced);
+            all.state_bytes += share.state_bytes;
+        }
+        self.topologies = joined;
+    }
+}
+
 #[derive(Default)]
 struct State {
     status: EngineStatus,

@@ -29,6 +29,9 @@ pub struct TopologyPlan {
     pub name: String,
     /// From the file.
     pub doc: String,
+    /// Whether the source partitions can be divided among processes (R19): no step brings records of
+    /// several partitions together.
+    pub divisible: bool,
     /// The topics read.
     pub sources: Vec<SourcePlan>,
     /// Steps; inputs come before those that read them.

@@ -4,7 +4,7 @@ use super::prune::{Demand, Wanted, demand};
 use super::{NodePlan, OutputPlan, Port, SourcePlan, TopologyPlan};
 use crate::expr::StreamSchema;
 use crate::operator::ORIGIN_COLUMNS;
-use crate::step::StepContext;
+use crate::step::{Step, StepContext};
 use crate::topology::{StepDecl, Text, TopologyDecl, Way};
 use arrow::datatypes::{DataType, Field, Schema};
 use quikflow_topics::broker::Projection;
@@ -45,6 +45,8 @@ struct Stream {
     ports: Vec<Port>,
     schema: StreamSchema,
     keys: KeyColumns,
+    /// The same of the key under which its records lie in their partitions.
+    source_keys: KeyColumns,
 }
 
 struct Source {
@@ -67,14 +69,25 @@ struct Wiring<'a> {
     nodes: Vec<NodePlan>,
     /// Whether some step can find a record late.
     can_be_late: bool,
+    /// No step so far brings records of several partitions together.
+    divisible: bool,
     ends: Vec<End<'a>>,
     mistakes: Vec<Diagnostic>,
 }
 
 impl<'a> Wiring<'a> {
     fn run(decl: &'a TopologyDecl<'a>, known: &'a Known<'a>, wanted: Option<&'a Demand>) -> Result<Wiring<'a>, Vec<Diagnostic>> {
-        let mut wiring =
-            Wiring { decl, known, wanted, sources: vec![], nodes: vec![], can_be_late: false, ends: vec![], mistakes: vec![] };
+        let mut wiring = Wiring {
+            decl,
+            known,
+            wanted,
+            sources: vec![],
+            nodes: vec![],
+            can_be_late: false,
+            divisible: true,
+            ends: vec![],
+            mistakes: vec![],
+        };
         if let Some(stream) = wiring.streams() {
             wiring.way(&decl.way, stream);
         }
@@ -151,7 +164,9 @@ impl<'a> Wiring<'a> {
         let wanted = self.wanted.map(|wanted| wanted.sources[..decl.from.len()].iter().flatten().cloned().collect::<Wanted>());
         let schema = source_schema(&union, kind, wanted.as_ref());
         self.sources.iter_mut().for_each(|source| source.schema = schema.clone());
-        Some(Stream { ports: (0..self.sources.len()).map(Port::Source).collect(), schema, keys: keys.unwrap_or_default() })
+        let keys = keys.unwrap_or_default();
+        let ports = (0..self.sources.len()).map(Port::Source).collect();
+        Some(Stream { ports, schema, source_keys: keys.clone(), keys })
     }
 
     /// What determines the key of a topic's records.
@@ -222,12 +237,17 @@ impl<'a> Wiring<'a> {
             }
         };
         let keys = built.key_columns(&stream.keys);
+        let source_keys = self.divided(built.as_ref(), step, &stream.source_keys, &inputs);
         let outputs = built.outputs();
         let node = self.nodes.len();
         self.can_be_late |= built.can_be_late();
         self.nodes.push(NodePlan { name: step.name.clone(), kind: step.kind.name, step: Arc::from(built), inputs });
-        let port =
-            |port: usize, schema: StreamSchema| Stream { ports: vec![Port::Node { node, port }], schema, keys: keys.clone() };
+        let port = |port: usize, schema: StreamSchema| Stream {
+            ports: vec![Port::Node { node, port }],
+            schema,
+            keys: keys.clone(),
+            source_keys: source_keys.clone(),
+        };
         if step.ways.is_empty() {
             return outputs.into_iter().next().map(|schema| port(0, schema));
         }
@@ -235,6 +255,29 @@ impl<'a> Wiring<'a> {
             self.way(way, port(index, schema));
         }
         None
+    }
+
+    /// Notes whether a step's state can be divided by source partition: its key has to hold what
+    /// determines the partition, on every input, and the partitions have to be as many. Returns what
+    /// determines it on the outputs.
+    fn divided(&mut self, built: &dyn Step, step: &StepDecl<'_>, keys: &KeyColumns, inputs: &[Vec<Port>]) -> KeyColumns {
+        if let Some(columns) = built.state_columns() {
+            let tables = inputs.iter().skip(1).map(|ports| match ports.first() {
+                Some(Port::Source(source)) => self.topic_keys(&self.sources[*source].topic),
+                _ => KeyColumns::new(),
+            });
+            let by_input: Vec<KeyColumns> = std::iter::once(keys.clone()).chain(tables).collect();
+            let holds = |(columns, keys): (&BTreeSet<String>, &KeyColumns)| keys.iter().any(|set| set.is_subset(columns));
+            let same = self.sources.windows(2).all(|two| two[0].topic.partitions == two[1].topic.partitions);
+            self.divisible &= same && columns.len() == by_input.len() && columns.iter().zip(&by_input).all(holds);
+        }
+        match step.kind.name {
+            // The new key is not the one that the partition is of.
+            "rekey" => keys.iter().filter(|set| !set.contains(schema::KEY)).cloned().collect(),
+            // Rows of their own, under another key.
+            "window" | "count_within" => KeyColumns::new(),
+            _ => built.key_columns(keys),
+        }
     }
 
     fn source_schemas(&self) -> Vec<StreamSchema> {
@@ -286,6 +329,7 @@ impl<'a> Wiring<'a> {
         let plan = TopologyPlan {
             name: decl.name.text.to_owned(),
             doc: decl.doc.to_owned(),
+            divisible: self.divisible,
             late: self.sources.iter().map(late).collect(),
             sources: self.sources.iter().map(source_plan).collect(),
             nodes: self.nodes,

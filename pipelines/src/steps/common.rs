@@ -15,6 +15,7 @@ use quikflow_topics::declaration::{Node, Table};
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::ids::{Offset, PartitionId};
 use quikflow_topics::schema;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How many columns every edge begins with.
@@ -232,6 +233,11 @@ pub(crate) fn columns_of<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> Vec<S
     names.sort();
     names.dedup();
     names
+}
+
+/// The columns among these expressions that stand alone.
+pub(crate) fn plain<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> BTreeSet<String> {
+    exprs.into_iter().filter_map(|expr| expr.column().cloned()).collect()
 }
 
 /// Whether a stream has a column of this Arrow name.

@@ -1,7 +1,7 @@
 //! `count_within`: fires at the n-th event of a key within a span of time.
 
 use super::codec::{CodecError, Reader, Writer};
-use super::common::{Mistakes, ORIGINS, Origin, broken, columns_of, even, micros};
+use super::common::{Mistakes, ORIGINS, Origin, broken, columns_of, even, micros, plain};
 use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, keys_of};
 use super::keys::{KeyCodec, can_be_key, hash, hash_wide};
 use super::map::column_name;
@@ -155,6 +155,10 @@ impl Step for CountWithin {
 
     fn reads(&self, _: usize) -> Option<Vec<String>> {
         Some(columns_of(self.by.iter().map(|(_, expr)| expr)))
+    }
+
+    fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        Some(vec![plain(self.by.iter().map(|(_, expr)| expr))])
     }
 
     fn passes_through(&self) -> bool {

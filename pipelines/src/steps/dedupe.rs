@@ -1,7 +1,7 @@
 //! `dedupe`: of records with equal keys the first passes.
 
 use super::codec::{CodecError, Reader, Writer};
-use super::common::{Mistakes, Origin, broken, columns_of, even, micros, take};
+use super::common::{Mistakes, Origin, broken, columns_of, even, micros, plain, take};
 use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, in_one_order, keys_of};
 use super::keys::{can_be_key, hash_wide};
 use crate::expr::{Expr, StreamSchema};
@@ -129,6 +129,10 @@ impl Step for Dedupe {
 
     fn reads(&self, _: usize) -> Option<Vec<String>> {
         Some(columns_of(&self.keys))
+    }
+
+    fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        Some(vec![plain(&self.keys)])
     }
 
     fn passes_through(&self) -> bool {

@@ -309,6 +309,7 @@ pub(crate) fn plan() -> Arc<Plan> {
     let topology = TopologyPlan {
         name: "count".to_owned(),
         doc: String::new(),
+        divisible: false,
         sources: vec![SourcePlan {
             topic: numbers.clone(),
             projection: Projection::of(&numbers, &columns),

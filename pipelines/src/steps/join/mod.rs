@@ -8,7 +8,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use super::common::{Mistakes, columns_of, even, micros, with_column};
+use super::common::{Mistakes, columns_of, even, micros, plain, with_column};
 use super::dedupe::key_list;
 use super::keyed::KeyPrepare;
 use super::keys::{KeyCodec, can_be_key};
@@ -213,6 +213,10 @@ impl Step for Join {
                 [&self.table_on].into_iter().chain(&self.row_key).chain(&self.delete).chain(self.select.iter().map(|(_, e)| e)),
             ),
         })
+    }
+
+    fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        Some(vec![plain([&self.on]), plain([&self.table_on])])
     }
 
     fn passes_through(&self) -> bool {

@@ -16,7 +16,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use super::common::{Mistakes, columns_of, even, micros};
+use super::common::{Mistakes, columns_of, even, micros, plain};
 use super::keys::{KeyCodec, can_be_key};
 use super::map::column_name;
 use crate::expr::{AggregateCall, Expr, StreamSchema};
@@ -225,6 +225,10 @@ impl Step for WindowStep {
 
     fn reads(&self, _: usize) -> Option<Vec<String>> {
         Some(columns_of(&self.calls.exprs))
+    }
+
+    fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        Some(vec![plain(self.groups.iter().map(|(_, expr)| expr))])
     }
 
     fn passes_through(&self) -> bool {

@@ -16,6 +16,8 @@ pub(super) struct Wanted {
     /// With the prefix.
     pub(super) name: String,
     pub(super) partitions: u32,
+    /// Another number of partitions is as good, where the topic exists.
+    pub(super) any_count: bool,
     /// Name and value of each setting.
     pub(super) settings: Vec<(&'static str, String)>,
 }
@@ -37,6 +39,11 @@ impl Wanted {
         Wanted::new(name, 1, "compact", "-1".to_owned())
     }
 
+    /// One of quikflow's own with a partition a share of the work.
+    pub(super) fn shared(name: String, shares: u32) -> Wanted {
+        Wanted { any_count: true, ..Wanted::new(name, shares.max(1), "compact", "-1".to_owned()) }
+    }
+
     fn new(name: String, partitions: u32, cleanup: &str, retention: String) -> Wanted {
         let settings = vec![
             ("cleanup.policy", cleanup.to_owned()),
@@ -44,7 +51,7 @@ impl Wanted {
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("max.message.bytes", MAX_RECORD.to_string()),
         ];
-        Wanted { name, partitions, settings }
+        Wanted { name, partitions, any_count: false, settings }
     }
 }
 
@@ -98,7 +105,7 @@ impl Admin {
         let there = self.visible(wanted)?;
         for w in wanted {
             let count = there.get(&w.name).copied().unwrap_or(0);
-            if count != w.partitions {
+            if count != w.partitions && !w.any_count {
                 return Err(BrokerError::Storage(format!(
                     "kafka: topic `{}` has {count} partitions and {} are declared; declare {count}, or make the topic anew",
                     w.name, w.partitions
@@ -149,7 +156,7 @@ impl Admin {
     }
 
     /// All topics that can be seen, with their number of partitions.
-    fn partitions(&self) -> Result<BTreeMap<String, u32>, BrokerError> {
+    pub(super) fn partitions(&self) -> Result<BTreeMap<String, u32>, BrokerError> {
         let metadata =
             self.client.inner().fetch_metadata(None, CALL).map_err(|e| failed(&format!("asking {}", self.brokers), &e))?;
         let count =

@@ -4,7 +4,7 @@ use super::config::{CALL, failed};
 use super::reader::KafkaReader;
 use super::record::{self, Incoming, Outgoing};
 use super::slice::KafkaSlice;
-use super::{KafkaBroker, admin, append, epoch, index, lanes};
+use super::{KafkaBroker, admin, append, epoch, index, lanes, member, progress};
 use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
@@ -12,12 +12,13 @@ use crate::broker::{
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
+use crate::share::{Membership, ShareHolder, share_of};
 use arrow::array::RecordBatch;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -32,14 +33,6 @@ impl KafkaBroker {
                 Ok(producer)
             }
         }
-    }
-
-    /// Hands the thread of epochs something to write, and waits for it.
-    fn write(&self, records: Vec<Outgoing>, index: Option<index::Index>) -> Result<(), BrokerError> {
-        let (answer, ticket) = Ticket::new();
-        let order = epoch::Order::Write(records, index.map(Box::new), answer);
-        self.shared.epochs()?.orders.send(order).map_err(|_| BrokerError::Closed)?;
-        ticket.wait()
     }
 
     fn check_open(&self) -> Result<(), BrokerError> {
@@ -104,8 +97,9 @@ impl Broker for KafkaBroker {
     fn commit_epoch(&self, commit: EpochCommit) -> Result<Ticket<()>, BrokerError> {
         self.check_open()?;
         let (answer, ticket) = Ticket::new();
-        let epochs = match self.shared.epochs.lock().as_ref() {
-            Some(epochs) => epochs.clone(),
+        let epochs = self.shared.epochs.lock().clone();
+        let epochs = match epochs {
+            Some(epochs) => epochs,
             None => self.shared.epochs()?,
         };
         epochs.orders.send(epoch::Order::Commit(Box::new(commit), answer)).map_err(|_| BrokerError::Closed)?;
@@ -114,14 +108,21 @@ impl Broker for KafkaBroker {
 
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn TopicReader>, BrokerError> {
         self.check_open()?;
-        Ok(Box::new(KafkaReader::open(&self.shared, self.shared.spec(topic)?, from)?))
+        let spec = self.shared.spec(topic)?;
+        let all: Vec<PartitionId> = (0..spec.partitions).map(PartitionId).collect();
+        Ok(Box::new(KafkaReader::open(&self.shared, spec, from, &all)?))
+    }
+
+    fn reader_of(&self, topic: &str, from: &Positions, partitions: &[PartitionId]) -> Result<Box<dyn TopicReader>, BrokerError> {
+        self.check_open()?;
+        Ok(Box::new(KafkaReader::open(&self.shared, self.shared.spec(topic)?, from, partitions)?))
     }
 
     fn read_record(&self, topic: &str, partition: PartitionId, offset: Offset) -> Result<Option<RecordBatch>, BrokerError> {
         let spec = self.shared.spec(topic)?;
         let physical = self.shared.physical(topic);
         let what = format!("reading topic `{physical}`");
-        let consumer: BaseConsumer = self.shared.options.consumer().create().map_err(|e| failed(&what, &e))?;
+        let consumer = self.shared.options.reader()?;
         let mut list = TopicPartitionList::new();
         let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
         let at = At::Offset(i64::try_from(offset.0).unwrap_or(i64::MAX));
@@ -142,82 +143,67 @@ impl Broker for KafkaBroker {
     }
 
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
-        self.shared.refresh_index()?;
-        let mut offsets = self.shared.index.lock().group(group);
-        for ((topic, partition), next) in self.shared.progress.lock().get(group).into_iter().flatten() {
-            offsets.entry((topic.clone(), PartitionId(*partition))).or_insert(Offset(*next));
-        }
-        Ok(offsets)
+        Ok(self.shared.progress_now()?.as_ref().map(|progress| progress.group(group)).unwrap_or_default())
     }
 
     fn groups(&self) -> Result<Vec<String>, BrokerError> {
-        self.shared.refresh_index()?;
-        let mut groups: BTreeSet<String> = self.shared.index.lock().offsets.keys().map(|(group, ..)| group.clone()).collect();
-        groups.extend(self.shared.progress.lock().keys().cloned());
-        Ok(groups.into_iter().collect())
+        Ok(self.shared.progress_now()?.iter().flat_map(progress::Progress::groups).collect())
     }
 
     fn report_progress(&self, group: &str, topic: &str, positions: &Positions) -> Result<(), BrokerError> {
         self.check_open()?;
-        let mut progress = self.shared.progress.lock();
-        let known = progress.entry(group.to_owned()).or_default();
-        known.extend(positions.iter().map(|(partition, next)| ((topic.to_owned(), partition.0), next.0)));
+        let places = positions.iter().map(|(partition, next)| (partition.0, next.0)).collect();
+        let (key, value) = (format!("o{}{group}{0}{topic}", index::UNIT), index::places_text(&places).into_bytes());
+        let entry = Outgoing::entry(&self.shared.own_topic("progress").into(), key, Some(value));
+        let (answer, ticket) = Ticket::new();
+        append::append(&self.shared, self.appender()?.as_ref(), &Append::default(), &[], &[entry], answer)?;
+        // Later news will come; until then less than the truth is safe.
+        drop(ticket);
         Ok(())
     }
 
+    fn shares(&self) -> u32 {
+        self.shared.shares
+    }
+
+    fn join(&self, holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
+        self.shared.joined.store(true, Ordering::SeqCst);
+        Ok(Some(Box::new(member::join(&self.shared, holder)?)))
+    }
+
+    fn take_over(&self, shares: &[u32]) -> Result<Epoch, BrokerError> {
+        self.check_open()?;
+        epoch::take_over(&self.shared, shares)
+    }
+
     fn topology_state(&self, topology: &str) -> Result<TopologyState, BrokerError> {
-        self.shared.refresh_index()?;
-        let mut scan = self.shared.scan.lock();
-        let pieces = match scan.as_mut().and_then(|scan| scan.remove(topology)) {
-            Some(pieces) => pieces,
-            None => {
-                let mut all = index::read_pieces(&self.shared.options, &self.shared.own_topic("state"))?;
-                let pieces = all.remove(topology).unwrap_or_default();
-                *scan = Some(all);
-                pieces
-            }
-        };
-        drop(scan);
-        let index = self.shared.index.lock();
-        let own = index.meta.iter().filter(|((of, _), _)| of == topology);
-        let meta = own.map(|((_, name), value)| (name.clone(), value.clone())).collect();
-        Ok(TopologyState { pieces, meta })
+        if let Some(state) = self.shared.inheritance.lock().take(topology) {
+            return Ok(state);
+        }
+        let state = self.shared.own_topic("state");
+        let loaded = index::load(&self.shared.options, &state, share_of(topology).1)?;
+        let meta = loaded.index.meta.into_iter().filter(|((of, _), _)| of == topology);
+        let pieces = loaded.pieces.into_iter().find(|(of, _)| of == topology).map(|(_, pieces)| pieces).unwrap_or_default();
+        Ok(TopologyState { pieces, meta: meta.map(|((_, name), value)| (name, value)).collect() })
     }
 
     fn last_epoch(&self) -> Result<Epoch, BrokerError> {
         // Who asks is about to commit: nobody else may from here on.
-        self.shared.epochs()?;
-        self.shared.refresh_index()?;
-        Ok(Epoch(self.shared.index.lock().epoch))
+        let all: Vec<u32> = (0..self.shared.shares).collect();
+        self.take_over(&all)
     }
 
     fn reset_topology(&self, topology: &str, outputs: &[String], from: ResetFrom) -> Result<(), BrokerError> {
-        self.shared.epochs()?;
-        let state: Arc<str> = self.shared.own_topic("state").into();
-        let group = format!("topology:{topology}");
-        let mut ends = BTreeMap::new();
-        if from == ResetFrom::Latest {
-            let places: Vec<_> = self.shared.index.lock().offsets.keys().filter(|place| place.0 == group).cloned().collect();
-            for place in places {
-                if let Some(end) = self.shared.figures(&place.1)?.end.get(place.2 as usize) {
-                    ends.insert(place, *end);
-                }
-            }
-        }
-        let (mut records, mut after) = self.shared.index.lock().forget(&state, topology, &ends);
-        for topic in outputs {
-            let spec = self.shared.spec(topic)?;
-            let all = self.shared.offsets(&spec, At::End)?;
-            self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
-            records.push(after.raise(&state, topic));
-        }
-        self.write(records, Some(after))
+        let (answer, ticket) = Ticket::new();
+        let reset = epoch::Reset { topology: topology.to_owned(), outputs: outputs.to_vec(), from };
+        let order = epoch::Order::Reset(Box::new(reset), answer);
+        self.shared.epochs()?.orders.send(order).map_err(|_| BrokerError::Closed)?;
+        ticket.wait()
     }
 
     fn generation(&self, topic: &str) -> Result<u64, BrokerError> {
         self.shared.spec(topic)?;
-        self.shared.refresh_index()?;
-        Ok(self.shared.index.lock().generations.get(topic).copied().unwrap_or(0))
+        Ok(self.shared.progress_now()?.as_ref().map_or(0, |progress| progress.generation(topic)))
     }
 
     fn append_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<Ticket<()>, BrokerError> {

@@ -2,14 +2,43 @@
 
 use crate::broker::BrokerError;
 use crate::clock::SharedClock;
+use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::ProducerContext;
 use std::time::Duration;
 
 /// How long a call to the brokers may take before it fails.
 pub(super) const CALL: Duration = Duration::from_secs(20);
+/// Shares of the work, where nobody has said otherwise: as many processes can share it.
+const SHARES: u32 = 4;
 /// Most bytes of one record, on the topics and in the clients.
 pub(super) const MAX_RECORD: usize = 4 << 20;
+
+/// Hears of what clients report by themselves: the end of a partition is no error.
+pub(super) struct Heard;
+
+impl ClientContext for Heard {
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::PartitionEOF) => {}
+            _ => tracing::warn!(%error, reason, "kafka: a connection is disturbed"),
+        }
+    }
+}
+
+impl ConsumerContext for Heard {}
+
+impl ProducerContext for Heard {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// A client that reads.
+pub(super) type Client = BaseConsumer<Heard>;
 
 /// How to sign in: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
 #[derive(Clone)]
@@ -35,6 +64,11 @@ pub struct KafkaOptions {
     pub tls: bool,
     /// A file of authorities to be trusted, in PEM; the system's where absent.
     pub ca_file: Option<String>,
+    /// What tells this process from the others that run pipelines; the same after a restart, so that it
+    /// takes over from itself at once. None: one process runs them, and who starts takes over.
+    pub instance: Option<String>,
+    /// Into how many shares the pipelines' work is divided where its topics do not exist yet.
+    pub shares: u32,
     /// Time-outs of lanes.
     pub clock: SharedClock,
 }
@@ -68,7 +102,16 @@ impl KafkaOptions {
             ));
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
-        Ok(KafkaOptions { brokers: brokers.to_owned(), prefix, login: None, tls: false, ca_file: None, clock })
+        Ok(KafkaOptions {
+            brokers: brokers.to_owned(),
+            prefix,
+            login: None,
+            tls: false,
+            ca_file: None,
+            instance: None,
+            shares: SHARES,
+            clock,
+        })
     }
 
     /// What every client has in common.
@@ -104,6 +147,11 @@ impl KafkaOptions {
         config
     }
 
+    /// A client that reads, with these settings.
+    pub(super) fn reader(&self) -> Result<Client, BrokerError> {
+        self.consumer().create_with_context(Heard).map_err(|e| failed("opening a reader", &e))
+    }
+
     /// For producers: idempotent, acknowledged by all in-sync replicas.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.client();
@@ -116,9 +164,42 @@ impl KafkaOptions {
     /// For producers of transactions.
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.producer();
-        config.set("transactional.id", format!("{}{id}", self.prefix)).set("transaction.timeout.ms", "60000");
-        config.set("linger.ms", "0");
+        config.set("transactional.id", format!("{}{id}", self.prefix)).set("transaction.timeout.ms", "20000");
+        // A transaction ends when all is acknowledged; what each record became need not be heard.
+        config.set("linger.ms", "1").set("delivery.report.only.error", "true");
         config
+    }
+}
+
+/// Calls until the brokers have an answer: a topic that was just made, a partition that moves and a
+/// broker that has just started refuse for a moment.
+pub(super) fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, KafkaError>) -> Result<T, BrokerError> {
+    let (mut refusals, mut timeouts) = (0, 0);
+    loop {
+        let error = match call() {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::ReplicaNotAvailable
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::NetworkException,
+            ) if refusals < 100 => {
+                refusals += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) if timeouts < 1 => timeouts += 1,
+            _ => return Err(failed(what, &error)),
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All letters, without their bytes.
 pub(super) struct DeadLetters {
@@ -23,12 +24,24 @@ pub(super) struct DeadLetters {
     /// By offset.
     letters: BTreeMap<u64, DeadLetter>,
     by_id: HashMap<String, u64>,
+    /// When the topic was looked at last; none after something was written here.
+    looked: Option<Duration>,
 }
+
+/// So long what was read of the topic may be old when letters are listed.
+const FRESH: Duration = Duration::from_millis(100);
 
 impl DeadLetters {
     pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<DeadLetters, BrokerError> {
         let table = Table::new(options, topic)?;
-        Ok(DeadLetters { table, topic: topic.into(), options: options.clone(), letters: BTreeMap::new(), by_id: HashMap::new() })
+        Ok(DeadLetters {
+            table,
+            topic: topic.into(),
+            options: options.clone(),
+            letters: BTreeMap::new(),
+            by_id: HashMap::new(),
+            looked: None,
+        })
     }
 
     fn catch_up(&mut self) -> Result<(), BrokerError> {
@@ -55,6 +68,7 @@ impl DeadLetters {
         if letters.is_empty() {
             return Ok(Vec::new());
         }
+        self.looked = None;
         self.catch_up()?;
         let mut seen = std::collections::HashSet::new();
         let new = letters.iter().filter(|letter| !self.by_id.contains_key(&letter.id) && seen.insert(&letter.id));
@@ -66,6 +80,7 @@ impl DeadLetters {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        self.looked = None;
         self.catch_up()?;
         let value = serde_json::to_vec(&status).map_err(|e| damaged("status", &e))?;
         let known = ids.iter().filter(|id| self.by_id.contains_key(*id));
@@ -74,7 +89,11 @@ impl DeadLetters {
 
     /// Lists, newest first, with their bytes.
     pub(super) fn list(&mut self, filter: &DeadLetterFilter) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        self.catch_up()?;
+        let now = self.options.clock.elapsed();
+        if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= FRESH) {
+            self.catch_up()?;
+            self.looked = Some(now);
+        }
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         let same = |wanted: &Option<String>, is: Option<&String>| wanted.is_none() || wanted.as_ref() == is;
         let matches = |letter: &DeadLetter| {
@@ -99,7 +118,7 @@ impl DeadLetters {
     fn fill(&self, found: &mut [(u64, DeadLetter)]) -> Result<(), BrokerError> {
         let (Some(first), Some(last)) = (found.iter().map(|f| f.0).min(), found.iter().map(|f| f.0).max()) else { return Ok(()) };
         let what = "reading dead letters";
-        let consumer: BaseConsumer = self.options.consumer().create().map_err(|e| failed(what, &e))?;
+        let consumer = self.options.reader()?;
         let mut list = TopicPartitionList::new();
         let from = Offset::Offset(i64::try_from(first).unwrap_or(i64::MAX));
         list.add_partition_offset(&self.topic, 0, from).map_err(|e| failed(what, &e))?;

@@ -1,100 +1,151 @@
 //! Epochs (R19): one transaction each, by one transactional producer a process.
 //!
-//! In it: outputs, pieces of state, meta, offsets, dead letters, and the offsets of the topologies'
-//! consumer groups (`send_offsets_to_transaction`), so that Kafka's tools show them and a zombie is
-//! refused by its group as well. The offsets in `quikflow.state` are what a restart goes by: those
-//! of a group expire.
+//! In it: outputs, pieces of state, meta, offsets, dead letters, the progress for those who follow
+//! it, and the offset of each share in the group of the pipelines, with the group's metadata: a
+//! process that no longer has its shares is refused by the group, and its epoch with it. A restart
+//! goes by `quikflow.state`.
 //!
-//! Who opens the producer fences the process before it; after a failed commit nothing more is
-//! taken until the engine has been started again from the last commit.
+//! **Order**: every record is acknowledged before the group is asked. So whoever has the shares next
+//! finds either nothing of the epoch, and the group refuses it, or an open transaction to wait for.
+//!
+//! Opening the producer aborts what a process of the same name left open. After a failed commit
+//! nothing more is taken until the shares have been taken over again, which reads them anew.
 
 use super::Shared;
-use super::config::{CALL, failed};
-use super::index::Index;
+use super::config::{CALL, failed, patiently};
+use super::index::{self, Index, UNIT};
 use super::record::{self, Outgoing};
-use crate::broker::{Answer, BrokerError, EpochCommit};
+use super::transactions::Transactions;
+use crate::broker::{Answer, BrokerError, EpochCommit, ResetFrom, StatePiece, TopologyState};
 use crate::dead_letter::DeadLetterStatus;
 use crate::failpoint;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{DefaultProducerContext, Producer, ThreadedProducer};
+use crate::ids::Epoch;
+use crate::share::share_of;
+use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-
-type Transactions = ThreadedProducer<DefaultProducerContext>;
+use std::time::Duration;
 
 /// What the thread does next.
 pub(super) enum Order {
     Commit(Box<EpochCommit>, Answer<()>),
-    /// Entries of quikflow's own topics, and the index after them.
-    Write(Vec<Outgoing>, Option<Box<Index>>, Answer<()>),
+    Reset(Box<Reset>, Answer<()>),
+}
+
+/// A topology to be forgotten.
+pub(super) struct Reset {
+    pub(super) topology: String,
+    /// Topics whose generation goes up.
+    pub(super) outputs: Vec<String>,
+    pub(super) from: ResetFrom,
 }
 
 /// The process's right to commit.
 #[derive(Clone)]
 pub(super) struct Epochs {
     pub(super) orders: Sender<Order>,
+    /// The shares taken over.
+    pub(super) shares: BTreeSet<u32>,
     /// A commit has failed.
     pub(super) failed: Arc<AtomicBool>,
+}
+
+/// What the shares taken over hold, until the engine has asked for it.
+#[derive(Default)]
+pub(super) struct Inheritance {
+    shares: BTreeSet<u32>,
+    given: BTreeSet<String>,
+    pieces: BTreeMap<String, Vec<StatePiece>>,
+    meta: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+}
+
+impl Inheritance {
+    /// A topology's state, once; none where its share was not taken over.
+    pub(super) fn take(&mut self, topology: &str) -> Option<TopologyState> {
+        if !self.shares.contains(&share_of(topology).1) || !self.given.insert(topology.to_owned()) {
+            return None;
+        }
+        let pieces = self.pieces.remove(topology).unwrap_or_default();
+        Some(TopologyState { pieces, meta: self.meta.get(topology).cloned().unwrap_or_default() })
+    }
 }
 
 struct Writer {
     shared: Arc<Shared>,
     producer: Transactions,
-    groups: HashMap<String, ConsumerGroupMetadata>,
+    indexes: BTreeMap<u32, Index>,
     state: Arc<str>,
+    progress: Arc<str>,
     failed: Arc<AtomicBool>,
 }
 
-/// Takes over: fences whoever committed before, and starts the thread.
-pub(super) fn open(shared: &Arc<Shared>) -> Result<Epochs, BrokerError> {
-    let config = shared.options.transactional("pipelines");
-    let producer: Transactions = config.create().map_err(|e| failed("opening the producer of epochs", &e))?;
-    producer.init_transactions(CALL * 3).map_err(|e| failed("opening the producer of epochs", &e))?;
-    let (orders, received) = channel();
-    let failed_flag = Arc::new(AtomicBool::new(false));
+/// Takes shares over: opens the producer, waits for what is open there to end, reads what is stored,
+/// and starts the thread. Returns the last epoch of any of them.
+pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, BrokerError> {
+    // Whoever commits now stops first: its answers are no longer waited for.
+    shared.epochs.lock().take();
+    let id = shared.options.instance.as_ref().map_or_else(|| "pipelines".to_owned(), |name| format!("pipelines.{name}"));
+    let producer = Transactions::open(&shared.options, &id)?;
     let state: Arc<str> = shared.own_topic("state").into();
-    let writer = Writer { shared: shared.clone(), producer, groups: HashMap::new(), state, failed: failed_flag.clone() };
+    let mut inheritance = Inheritance { shares: shares.iter().copied().collect(), ..Inheritance::default() };
+    let mut indexes = BTreeMap::new();
+    for share in shares {
+        wait_for_open_transactions(shared, &state, *share)?;
+        let loaded = index::load(&shared.options, &state, *share)?;
+        inheritance.pieces.extend(loaded.pieces);
+        for ((topology, name), value) in &loaded.index.meta {
+            inheritance.meta.entry(topology.clone()).or_default().insert(name.clone(), value.clone());
+        }
+        indexes.insert(*share, loaded.index);
+    }
+    let last = indexes.values().map(|index| index.epoch).max().unwrap_or(0);
+    let (orders, received) = channel();
+    let failed = Arc::new(AtomicBool::new(false));
+    let progress: Arc<str> = shared.own_topic("progress").into();
+    let writer = Writer { shared: shared.clone(), producer, indexes, state, progress, failed: failed.clone() };
     let thread = std::thread::Builder::new().name("kafka-epochs".to_owned()).spawn(move || writer.run(&received));
     thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?;
-    Ok(Epochs { orders, failed: failed_flag })
+    *shared.epochs.lock() = Some(Epochs { orders, shares: inheritance.shares.clone(), failed });
+    *shared.inheritance.lock() = inheritance;
+    Ok(Epoch(last))
 }
 
-/// Commits, again where the outcome is not known yet.
-pub(super) fn commit_transaction(producer: &Transactions) -> Result<(), BrokerError> {
-    for _ in 0..5 {
-        match producer.commit_transaction(CALL) {
-            Ok(()) => return Ok(()),
-            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
-                tracing::warn!(%error, "kafka: the commit of a transaction is tried again");
-            }
-            Err(error) => return Err(failed("committing a transaction", &error)),
+/// Waits until every transaction that is open in a share now has ended: an open one hides what was
+/// committed behind it, and may itself be about to be committed.
+fn wait_for_open_transactions(shared: &Shared, state: &str, share: u32) -> Result<(), BrokerError> {
+    let partition = i32::try_from(share).unwrap_or(i32::MAX);
+    let ask = |consumer: &super::config::Client| {
+        patiently("asking for the end of the state", || consumer.fetch_watermarks(state, partition, CALL)).map(|(_, end)| end)
+    };
+    let wanted = ask(&shared.everything)?;
+    for round in 0..1_800 {
+        if ask(&shared.committed)? >= wanted {
+            return Ok(());
         }
+        if round == 40 {
+            tracing::info!(share, "kafka: waiting for a transaction that another process left open");
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
-    Err(BrokerError::Storage("kafka: a transaction was not committed within 100 s; check that Kafka runs".to_owned()))
+    Err(BrokerError::Storage(format!("kafka: a transaction in share {share} of the state did not end within 90 s")))
 }
 
 impl Writer {
     fn run(mut self, orders: &Receiver<Order>) {
         while let Ok(order) = orders.recv() {
             let (answer, outcome) = match order {
-                _ if self.failed.load(Ordering::SeqCst) => match order {
-                    Order::Commit(_, answer) | Order::Write(_, _, answer) => (answer, Err(BrokerError::Closed)),
-                },
-                Order::Commit(commit, answer) => (answer, self.commit(&commit)),
-                Order::Write(records, index, answer) => {
-                    let index = index.map(|index| *index);
-                    (answer, self.transaction(&records, &[]).map(|()| self.after(index)))
+                Order::Commit(_, answer) | Order::Reset(_, answer) if self.failed.load(Ordering::SeqCst) => {
+                    (answer, Err(BrokerError::Closed))
                 }
+                Order::Commit(commit, answer) => (answer, self.commit(&commit)),
+                Order::Reset(reset, answer) => (answer, self.reset(&reset)),
             };
             if outcome.is_err() {
                 self.failed.store(true, Ordering::SeqCst);
-                if let Err(error) = self.producer.abort_transaction(CALL) {
-                    tracing::debug!(%error, "kafka: the transaction could not be aborted; who takes over does it");
-                }
+                self.producer.abort();
             }
             failpoint::hit("log.answer.before");
             // Nobody may be waiting any more, which is fine.
@@ -103,24 +154,30 @@ impl Writer {
         }
     }
 
-    fn after(&self, index: Option<Index>) {
-        if let Some(index) = index {
-            *self.shared.index.lock() = index;
-        }
-        self.shared.scan.lock().take();
-        self.shared.wakeup.bump();
-    }
-
     fn commit(&mut self, commit: &EpochCommit) -> Result<(), BrokerError> {
         failpoint::hit("log.epoch.before");
-        let (mut records, index) = {
-            let index = self.shared.index.lock();
+        let topologies = commit.state.iter().map(|piece| &piece.topology);
+        let named = topologies.chain(commit.offsets.iter().map(|(group, ..)| group)).chain(commit.meta.iter().map(|(of, ..)| of));
+        let mut touched: BTreeSet<u32> = named.map(|name| share_of(name).1).collect();
+        if touched.is_empty() {
+            touched.extend(self.indexes.keys().next());
+        }
+        let mut records = Vec::new();
+        for share in &touched {
+            let Some(index) = self.indexes.get_mut(share) else {
+                return Err(BrokerError::Storage(format!(
+                    "kafka: an epoch touches share {share}, which this process does not have"
+                )));
+            };
             if commit.epoch.0 <= index.epoch {
                 let (epoch, last) = (commit.epoch, index.epoch);
                 return Err(BrokerError::Storage(format!("epoch {epoch} is not after the last one committed, {last}")));
             }
-            index.stage(&self.state, commit)
-        };
+            let (entries, moved) = index.stage(&self.state, commit);
+            records.extend(entries);
+            let progress = moved.into_iter().map(|(key, text)| Outgoing::entry(&self.progress, key, Some(text.into_bytes())));
+            records.extend(progress);
+        }
         {
             let mut dead = self.shared.dead()?;
             if let Some(dead) = dead.as_mut() {
@@ -131,54 +188,67 @@ impl Writer {
         for output in commit.outputs.iter().filter(|output| output.rows.num_rows() > 0) {
             records.extend(record::encode(output, &self.shared.known(&output.topic.name)?)?);
         }
-        self.transaction(&records, &commit.offsets)?;
-        self.after(Some(index));
+        self.transaction(&records, &touched)?;
         failpoint::hit("log.epoch.after");
         Ok(())
     }
 
-    fn transaction(
-        &mut self,
-        records: &[Outgoing],
-        offsets: &[(String, String, crate::ids::PartitionId, crate::ids::Offset)],
-    ) -> Result<(), BrokerError> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.producer.begin_transaction().map_err(|e| failed("beginning a transaction", &e))?;
+    fn transaction(&self, records: &[Outgoing], shares: &BTreeSet<u32>) -> Result<(), BrokerError> {
+        self.producer.begin()?;
         failpoint::hit("log.write.before");
         for out in records {
-            record::send(&self.producer, out, ())?;
+            self.producer.send(out)?;
         }
-        let mut by_group: BTreeMap<&str, TopicPartitionList> = BTreeMap::new();
-        for (group, topic, partition, next) in offsets {
-            let list = by_group.entry(group).or_default();
-            let at = Offset::Offset(i64::try_from(next.0).unwrap_or(i64::MAX));
-            let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
-            list.add_partition_offset(&self.shared.physical(topic), number, at).map_err(|e| failed("a group's offsets", &e))?;
-        }
-        for (group, list) in by_group {
-            self.join(group)?;
-            let Some(member) = self.groups.get(group) else { continue };
-            let sent = self.producer.send_offsets_to_transaction(&list, member, CALL);
-            sent.map_err(|e| failed(&format!("the offsets of group `{group}`"), &e))?;
+        if self.shared.joined.load(Ordering::SeqCst) {
+            let Some(member) = self.shared.membership.lock().clone() else {
+                return Err(BrokerError::Storage(
+                    "kafka: this process is no member of the group of the pipelines now".to_owned(),
+                ));
+            };
+            let mut list = TopicPartitionList::new();
+            for share in shares {
+                let number = i32::try_from(*share).unwrap_or(i32::MAX);
+                // The shares hold no records: what counts is that the group takes it from this member.
+                let added = list.add_partition_offset(&self.shared.own_topic("work"), number, Offset::Offset(0));
+                added.map_err(|e| failed("the shares of the work", &e))?;
+            }
+            self.producer.offsets(&list, &member)?;
         }
         failpoint::hit("log.commit.before");
-        commit_transaction(&self.producer)?;
+        self.producer.commit()?;
         failpoint::hit("log.commit.after");
+        self.shared.inheritance.lock().shares.clear();
+        self.shared.wakeup.bump();
         Ok(())
     }
 
-    /// A group's metadata: the group has no members, since partitions are assigned by hand.
-    fn join(&mut self, group: &str) -> Result<(), BrokerError> {
-        if !self.groups.contains_key(group) {
-            let mut config = self.shared.options.client();
-            config.set("group.id", format!("{}{group}", self.shared.options.prefix));
-            let consumer: BaseConsumer = config.create().map_err(|e| failed("a group", &e))?;
-            let metadata = consumer.group_metadata();
-            let metadata = metadata.ok_or_else(|| BrokerError::Storage(format!("kafka: no metadata of group `{group}`")))?;
-            self.groups.insert(group.to_owned(), metadata);
+    fn reset(&mut self, reset: &Reset) -> Result<(), BrokerError> {
+        let mut ends = BTreeMap::new();
+        if reset.from == ResetFrom::Latest {
+            let places: BTreeSet<_> = self.indexes.values().flat_map(|index| index.places_of(&reset.topology)).collect();
+            for (topic, partition) in places {
+                if let Some(end) = self.shared.figures(&topic)?.end.get(partition as usize) {
+                    ends.insert((topic, partition), *end);
+                }
+            }
         }
-        Ok(())
+        let mut records = Vec::new();
+        for index in self.indexes.values_mut() {
+            let (entries, moved) = index.forget(&self.state, &reset.topology, &ends);
+            records.extend(entries);
+            let progress =
+                |(key, text): (String, Option<String>)| Outgoing::entry(&self.progress, key, text.map(String::into_bytes));
+            records.extend(moved.into_iter().map(progress));
+        }
+        for topic in &reset.outputs {
+            let spec = self.shared.spec(topic)?;
+            let all = self.shared.offsets(&spec, Offset::End)?;
+            self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
+            let generation = self.shared.progress_now()?.as_ref().map_or(0, |progress| progress.generation(topic)) + 1;
+            let key = format!("g{UNIT}{topic}");
+            records.push(Outgoing::entry(&self.progress, key, Some(generation.to_string().into_bytes())));
+        }
+        let shares = self.indexes.keys().copied().collect();
+        self.transaction(&records, &shares)
     }
 }

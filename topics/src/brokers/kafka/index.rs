@@ -1,22 +1,22 @@
-//! What epochs leave in the compacted topic `quikflow.state`, by key:
+//! What epochs leave in the compacted topic `quikflow.state`, a partition a share of the work, by key:
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `epoch` | the last committed epoch |
+//! | `epoch` | the share's last committed epoch |
 //! | `m` ␟ topology ␟ name | a meta value |
-//! | `o` ␟ group ␟ topic ␟ partition | the next offset to read |
-//! | `g` ␟ topic | its generation |
+//! | `o` ␟ group ␟ topic | the next offset to read of each partition: `0:17 1:4` |
 //! | `p` ␟ topology ␟ step ␟ number ␟ part | a part of a piece of state; header `piece` |
 //!
 //! All of an epoch's entries are in its transaction. Pieces that a snapshot replaces get
-//! tombstones in the same transaction.
+//! tombstones in the same transaction. Topologies and groups are named as they are stored
+//! ([`crate::share::stored_as`]).
 
 use super::config::KafkaOptions;
 use super::record::Outgoing;
 use super::table::{Entry, Table};
 use crate::broker::{BrokerError, EpochCommit, StateKind, StatePiece};
 use crate::brokers::pieces::{Stored, useless};
-use crate::ids::{Offset, PartitionId};
+use crate::share::share_of;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,16 +25,32 @@ pub(super) const UNIT: char = '\u{1f}';
 /// Bytes of a piece in one record.
 const PART: usize = 1 << 20;
 
-/// (group, topic, partition)
-type Place = (String, String, u32);
+/// The next offset to read, by partition.
+pub(super) type Places = BTreeMap<u32, u64>;
 
-/// The topic's content, without the bytes of pieces.
-#[derive(Clone, Debug, Default)]
+/// As the value of an entry.
+pub(super) fn places_text(places: &Places) -> String {
+    places.iter().map(|(partition, next)| format!("{partition}:{next}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Back from the value of an entry.
+pub(super) fn read_places(value: &[u8]) -> Option<Places> {
+    let text = std::str::from_utf8(value).ok()?;
+    let place = |word: &str| {
+        let (partition, next) = word.split_once(':')?;
+        Some((partition.parse().ok()?, next.parse().ok()?))
+    };
+    text.split_whitespace().map(place).collect()
+}
+
+/// A share's content, without the bytes of pieces.
+#[derive(Debug, Default)]
 pub(super) struct Index {
+    share: u32,
     pub(super) epoch: u64,
-    pub(super) offsets: BTreeMap<Place, u64>,
+    /// By (group, topic).
+    offsets: BTreeMap<(String, String), Places>,
     pub(super) meta: BTreeMap<(String, String), Vec<u8>>,
-    pub(super) generations: BTreeMap<String, u64>,
     /// By (topology, step), ascending.
     pieces: BTreeMap<(String, String), Vec<Stored>>,
     /// How many records a piece has.
@@ -73,8 +89,13 @@ fn piece_key(key: &str) -> Option<(&str, &str, i64, u32)> {
 }
 
 impl Index {
+    /// Nothing yet.
+    pub(super) fn new(share: u32) -> Index {
+        Index { share, ..Index::default() }
+    }
+
     /// Takes an entry in.
-    pub(super) fn take(&mut self, entry: &Entry<'_>) -> Result<(), BrokerError> {
+    fn take(&mut self, entry: &Entry<'_>) -> Result<(), BrokerError> {
         let broken = || damaged(entry.key);
         let number = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()).ok_or_else(broken);
         let mut words = entry.key.split(UNIT);
@@ -88,16 +109,11 @@ impl Index {
                 }
             }
             Some("o") => {
-                let mut word = || words.next().map(str::to_owned).ok_or_else(broken);
-                let key = (word()?, word()?, word()?.parse().map_err(|_| broken())?);
+                let key = (words.next().ok_or_else(broken)?.to_owned(), words.next().ok_or_else(broken)?.to_owned());
                 match entry.value {
-                    Some(value) => drop(self.offsets.insert(key, number(value)?)),
+                    Some(value) => drop(self.offsets.insert(key, read_places(value).ok_or_else(broken)?)),
                     None => drop(self.offsets.remove(&key)),
                 }
-            }
-            Some("g") => {
-                let topic = words.next().ok_or_else(broken)?;
-                self.generations.insert(topic.to_owned(), entry.value.map(number).transpose()?.unwrap_or(0));
             }
             Some("p") => {
                 let (topology, step, id, part) = piece_key(entry.key).ok_or_else(broken)?;
@@ -119,25 +135,38 @@ impl Index {
         Ok(())
     }
 
-    /// An epoch's entries, and the index as it is after them.
-    pub(super) fn stage(&self, topic: &Arc<str>, commit: &EpochCommit) -> (Vec<Outgoing>, Index) {
-        let mut after = self.clone();
+    /// The entries of what an epoch did in this share: for the state, and (as the same key) for
+    /// those who follow the progress of all shares.
+    pub(super) fn stage(&mut self, topic: &Arc<str>, commit: &EpochCommit) -> (Vec<Outgoing>, Vec<(String, String)>) {
         let mut out = Vec::new();
-        let text = |value: u64| Some(value.to_string().into_bytes());
-        for piece in &commit.state {
-            after.add_piece(topic, piece, &mut out);
+        let mut progress = Vec::new();
+        let share = self.share;
+        let mine = |name: &str| share_of(name).1 == share;
+        for piece in commit.state.iter().filter(|piece| mine(&piece.topology)) {
+            self.add_piece(topic, piece, &mut out);
         }
-        for (group, source, partition, next) in &commit.offsets {
-            after.offsets.insert((group.clone(), source.clone(), partition.0), next.0);
-            out.push(Outgoing::entry(topic, format!("o{UNIT}{group}{UNIT}{source}{UNIT}{partition}"), text(next.0)));
+        let mut moved: BTreeMap<(&str, &str), Vec<(u32, u64)>> = BTreeMap::new();
+        for (group, source, partition, next) in commit.offsets.iter().filter(|(group, ..)| mine(group)) {
+            moved.entry((group, source)).or_default().push((partition.0, next.0));
         }
-        for (topology, name, value) in &commit.meta {
-            after.meta.insert((topology.clone(), name.clone()), value.clone());
-            out.push(Outgoing::entry(topic, format!("m{UNIT}{topology}{UNIT}{name}"), Some(value.clone())));
+        for ((group, source), places) in moved {
+            let all = self.offsets.entry((group.to_owned(), source.to_owned())).or_default();
+            all.extend(places);
+            let (key, text) = (format!("o{UNIT}{group}{UNIT}{source}"), places_text(all));
+            out.push(self.entry(topic, key.clone(), Some(text.clone().into_bytes())));
+            progress.push((key, text));
         }
-        after.epoch = commit.epoch.0;
-        out.push(Outgoing::entry(topic, "epoch".to_owned(), text(commit.epoch.0)));
-        (out, after)
+        for (topology, name, value) in commit.meta.iter().filter(|(topology, ..)| mine(topology)) {
+            self.meta.insert((topology.clone(), name.clone()), value.clone());
+            out.push(self.entry(topic, format!("m{UNIT}{topology}{UNIT}{name}"), Some(value.clone())));
+        }
+        self.epoch = commit.epoch.0;
+        out.push(self.entry(topic, "epoch".to_owned(), Some(commit.epoch.0.to_string().into_bytes())));
+        (out, progress)
+    }
+
+    fn entry(&self, topic: &Arc<str>, key: String, value: Option<Vec<u8>>) -> Outgoing {
+        Outgoing { partition: self.share, ..Outgoing::entry(topic, key, value) }
     }
 
     fn add_piece(&mut self, topic: &Arc<str>, piece: &StatePiece, out: &mut Vec<Outgoing>) {
@@ -151,7 +180,7 @@ impl Index {
         for part in 0..parts {
             let start = (part as usize * PART).min(piece.bytes.len());
             let end = (start + PART).min(piece.bytes.len());
-            let mut record = Outgoing::entry(topic, key(id, part), Some(piece.bytes[start..end].to_vec()));
+            let mut record = self.entry(topic, key(id, part), Some(piece.bytes[start..end].to_vec()));
             record.headers.push(("piece", head.clone()));
             out.push(record);
         }
@@ -163,65 +192,78 @@ impl Index {
             list.retain(|stored| !dropped.contains(&stored.id));
             for id in dropped {
                 let parts = self.parts.remove(&id).unwrap_or(1);
-                out.extend((0..parts).map(|part| Outgoing::entry(topic, key(id, part), None)));
+                out.extend((0..parts).map(|part| self.entry(topic, key(id, part), None)));
             }
         }
     }
 
-    /// Forgets a topology: tombstones for its entries. `ends`: where its groups go on instead.
-    pub(super) fn forget(&self, topic: &Arc<str>, topology: &str, ends: &BTreeMap<Place, u64>) -> (Vec<Outgoing>, Index) {
-        let mut after = self.clone();
+    /// Forgets a topology: tombstones for its entries here. `ends`: where its group goes on instead, by
+    /// (topic, partition). The second of the answer: what became of its offsets.
+    pub(super) fn forget(
+        &mut self,
+        topic: &Arc<str>,
+        topology: &str,
+        ends: &BTreeMap<(String, u32), u64>,
+    ) -> (Vec<Outgoing>, Vec<(String, Option<String>)>) {
         let mut out = Vec::new();
-        for ((_, step), list) in self.pieces.iter().filter(|((of, _), _)| of == topology) {
-            for stored in list {
-                let parts = after.parts.remove(&stored.id).unwrap_or(1);
-                let id = stored.id;
-                let key = |part: u32| format!("p{UNIT}{topology}{UNIT}{step}{UNIT}{id}{UNIT}{part}");
-                out.extend((0..parts).map(|part| Outgoing::entry(topic, key(part), None)));
+        let is = |stored: &str| share_of(stored).0 == topology;
+        let gone: Vec<(String, String)> = self.pieces.keys().filter(|(of, _)| is(of)).cloned().collect();
+        for (stored, step) in gone {
+            for piece in self.pieces.remove(&(stored.clone(), step.clone())).unwrap_or_default() {
+                let parts = self.parts.remove(&piece.id).unwrap_or(1);
+                let key = |part: u32| format!("p{UNIT}{stored}{UNIT}{step}{UNIT}{}{UNIT}{part}", piece.id);
+                out.extend((0..parts).map(|part| self.entry(topic, key(part), None)));
             }
         }
-        after.pieces.retain(|(of, _), _| of != topology);
-        for (_, name) in self.meta.keys().filter(|(of, _)| of == topology) {
-            out.push(Outgoing::entry(topic, format!("m{UNIT}{topology}{UNIT}{name}"), None));
+        let gone: Vec<(String, String)> = self.meta.keys().filter(|(of, _)| is(of)).cloned().collect();
+        for (stored, name) in gone {
+            out.push(self.entry(topic, format!("m{UNIT}{stored}{UNIT}{name}"), None));
+            self.meta.remove(&(stored, name));
         }
-        after.meta.retain(|(of, _), _| of != topology);
         let group = format!("topology:{topology}");
-        for place in self.offsets.keys().filter(|(of, ..)| *of == group) {
-            let end = ends.get(place);
-            let key = format!("o{UNIT}{}{UNIT}{}{UNIT}{}", place.0, place.1, place.2);
-            out.push(Outgoing::entry(topic, key, end.map(|end| end.to_string().into_bytes())));
-            match end {
-                Some(end) => drop(after.offsets.insert(place.clone(), *end)),
-                None => drop(after.offsets.remove(place)),
+        let groups: Vec<_> = self.offsets.keys().filter(|(of, _)| share_of(of).0 == group).cloned().collect();
+        let mut progress = Vec::new();
+        for (of, source) in groups {
+            let places = self.offsets.remove(&(of.clone(), source.clone())).unwrap_or_default();
+            let places = places.into_keys().filter_map(|p| Some((p, *ends.get(&(source.clone(), p))?))).collect::<Places>();
+            let text = (!places.is_empty()).then(|| places_text(&places));
+            let key = format!("o{UNIT}{of}{UNIT}{source}");
+            out.push(self.entry(topic, key.clone(), text.clone().map(String::into_bytes)));
+            progress.push((key, text));
+            if !places.is_empty() {
+                self.offsets.insert((of, source), places);
             }
         }
-        (out, after)
+        (out, progress)
     }
 
-    /// One generation more.
-    pub(super) fn raise(&mut self, topic: &Arc<str>, of: &str) -> Outgoing {
-        let generation = self.generations.entry(of.to_owned()).or_default();
-        *generation += 1;
-        Outgoing::entry(topic, format!("g{UNIT}{of}"), Some(generation.to_string().into_bytes()))
-    }
-
-    /// A group's offsets.
-    pub(super) fn group(&self, group: &str) -> BTreeMap<(String, PartitionId), Offset> {
-        let own = self.offsets.iter().filter(|((of, ..), _)| of == group);
-        own.map(|((_, topic, partition), next)| ((topic.clone(), PartitionId(*partition)), Offset(*next))).collect()
+    /// The topics of a topology's group, and their partitions.
+    pub(super) fn places_of(&self, topology: &str) -> Vec<(String, u32)> {
+        let group = format!("topology:{topology}");
+        let own = self.offsets.iter().filter(|((of, _), _)| share_of(of).0 == group);
+        own.flat_map(|((_, topic), places)| places.keys().map(|partition| (topic.clone(), *partition))).collect()
     }
 }
 
-/// Reads all pieces of all topologies, in the order of their commits.
-pub(super) fn read_pieces(options: &KafkaOptions, topic: &str) -> Result<BTreeMap<String, Vec<StatePiece>>, BrokerError> {
+/// A share as its last epoch left it.
+pub(super) struct Loaded {
+    pub(super) index: Index,
+    /// All pieces, by topology as it is stored, in the order of their commits.
+    pub(super) pieces: BTreeMap<String, Vec<StatePiece>>,
+}
+
+/// Reads a share whole.
+pub(super) fn load(options: &KafkaOptions, topic: &str, share: u32) -> Result<Loaded, BrokerError> {
     struct Open {
         topology: String,
         step: String,
         head: Head,
         parts: BTreeMap<u32, Vec<u8>>,
     }
+    let mut index = Index::new(share);
     let mut open: BTreeMap<i64, Open> = BTreeMap::new();
-    Table::new(options, topic)?.catch_up(|entry| {
+    Table::of(options, topic, share)?.catch_up(|entry| {
+        index.take(entry)?;
         let Some((topology, step, id, part)) = piece_key(entry.key) else { return Ok(()) };
         let Some(value) = entry.value else {
             open.remove(&id);
@@ -232,7 +274,7 @@ pub(super) fn read_pieces(options: &KafkaOptions, topic: &str) -> Result<BTreeMa
         open.entry(id).or_insert_with(new).parts.insert(part, value.to_vec());
         Ok(())
     })?;
-    let mut all: BTreeMap<String, Vec<StatePiece>> = BTreeMap::new();
+    let mut pieces: BTreeMap<String, Vec<StatePiece>> = BTreeMap::new();
     for (id, piece) in open {
         if piece.parts.len() != piece.head.parts as usize {
             return Err(damaged(&format!("piece {id} of step `{}` of topology `{}`", piece.step, piece.topology)));
@@ -240,7 +282,7 @@ pub(super) fn read_pieces(options: &KafkaOptions, topic: &str) -> Result<BTreeMa
         let kind = if piece.head.snapshot { StateKind::Snapshot } else { StateKind::Delta };
         let bytes = piece.parts.into_values().flatten().collect();
         let (shard, shards) = (piece.head.shard, piece.head.shards);
-        all.entry(piece.topology.clone()).or_default().push(StatePiece {
+        pieces.entry(piece.topology.clone()).or_default().push(StatePiece {
             topology: piece.topology,
             step: piece.step,
             shard,
@@ -249,5 +291,5 @@ pub(super) fn read_pieces(options: &KafkaOptions, topic: &str) -> Result<BTreeMa
             bytes,
         });
     }
-    Ok(all)
+    Ok(Loaded { index, pieces })
 }

@@ -5,11 +5,10 @@
 //! between commit and answer, finds its lines accepted already.
 
 use super::Shared;
-use super::config::{CALL, failed};
-use super::record::{self, Outgoing};
+use super::record::Outgoing;
+use super::transactions::Transactions;
 use crate::broker::{Answer, Append, Appended, BrokerError, Lane};
 use crate::failpoint;
-use rdkafka::producer::{DefaultProducerContext, Producer, ThreadedProducer};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -51,8 +50,6 @@ impl Work {
         drop(self.answer.send(outcome));
     }
 }
-
-type Transactions = ThreadedProducer<DefaultProducerContext>;
 
 /// One lane's thread.
 struct LaneThread {
@@ -117,9 +114,7 @@ impl LaneThread {
     /// Opens the lane: fences whoever had it, and reads its line.
     fn opened(&mut self) -> Result<(&Transactions, u64), BrokerError> {
         if self.open.is_none() {
-            let config = self.shared.options.transactional(&format!("lane.{}", self.producer_name));
-            let producer: Transactions = config.create().map_err(|e| failed("opening a lane", &e))?;
-            producer.init_transactions(CALL).map_err(|e| failed("opening a lane", &e))?;
+            let producer = Transactions::open(&self.shared.options, &format!("lane.{}", self.producer_name))?;
             let line = self.shared.lane_line_now(&self.producer_name)?;
             self.open = Some((producer, line));
         }
@@ -156,26 +151,24 @@ impl LaneThread {
                 done = now.iter().map(|work| accept(work, &mut line_so_far).0).collect();
                 return Ok(());
             }
-            producer.begin_transaction().map_err(|e| failed("beginning a transaction", &e))?;
+            producer.begin()?;
             failpoint::hit("log.write.before");
             for work in &now {
                 let (appended, kept) = accept(work, &mut line_so_far);
                 for out in kept.into_iter().chain(&work.letters) {
-                    record::send(producer, out, ())?;
+                    producer.send(out)?;
                 }
                 done.push(appended);
             }
             let mark = Outgoing::entry(&lanes, self.producer_name.clone(), Some(reached.to_string().into_bytes()));
-            record::send(producer, &mark, ())?;
+            producer.send(&mark)?;
             failpoint::hit("log.commit.before");
-            super::epoch::commit_transaction(producer)?;
+            producer.commit()?;
             failpoint::hit("log.commit.after");
             Ok(())
         })();
         if let Err(error) = outcome {
-            if producer.abort_transaction(CALL).is_err() {
-                tracing::debug!("kafka: the transaction could not be aborted; who opens the lane next does it");
-            }
+            producer.abort();
             self.waiting.extend(now);
             return Err(error);
         }

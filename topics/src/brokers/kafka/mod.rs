@@ -3,13 +3,15 @@
 //! * `config`, `admin`: how the brokers are reached; topics made from the catalogue and checked
 //! * `record`: a row as a record and back; `slice`, `reader`: reading what was committed
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
-//! * `epoch`, `index`: an epoch is one transaction (R19), its state in `quikflow.state`
+//! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
+//! * `member`: the group by which several processes share the pipelines' work
+//! * `progress`: how far everybody has come, in `quikflow.progress`
 //! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
 //!
 //! The mapping and its reasons are in `docs/adr/005-kafka.md`.
 //!
-//! **Invariants**: readers see committed records only. One process runs the pipelines: who opens
-//! the producer of epochs fences the one before. Offsets have gaps where transactions end.
+//! **Invariants**: readers see committed records only. A share of the work has one owner: whoever
+//! had it before is refused. Offsets have gaps where transactions end.
 
 mod admin;
 mod append;
@@ -19,18 +21,22 @@ mod dead;
 mod epoch;
 mod index;
 mod lanes;
+mod member;
+mod progress;
 mod reader;
 mod record;
 mod slice;
 mod table;
+mod transactions;
 
 pub use config::{KafkaOptions, Login};
 
-use crate::broker::{BrokerError, StatePiece, TopicStats, Wakeup};
+use crate::broker::{BrokerError, TopicStats, Wakeup};
 use crate::catalogue::TopicSpec;
-use config::{CALL, failed};
+use config::{CALL, failed, patiently};
+use config::{Client, Heard};
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -40,9 +46,6 @@ use std::time::Duration;
 /// How long a topic's figures are taken for the present ones.
 const FRESH: Duration = Duration::from_millis(20);
 
-/// What was read of all pieces of state, by topology, until it is asked for.
-type Scan = BTreeMap<String, Vec<StatePiece>>;
-
 /// What callers, readers and writers share.
 struct Shared {
     options: KafkaOptions,
@@ -51,21 +54,23 @@ struct Shared {
     admin: admin::Admin,
     topics: RwLock<BTreeMap<String, Arc<TopicSpec>>>,
     /// Asks for offsets of what is committed, and of everything.
-    committed: BaseConsumer,
-    everything: BaseConsumer,
+    committed: Client,
+    everything: Client,
     figures: Mutex<HashMap<String, (Duration, TopicStats)>>,
     /// Where only markers stand: (topic, partition) → (after the last record, end of the log).
     tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
-    index: Mutex<index::Index>,
-    state: Mutex<Option<table::Table>>,
-    scan: Mutex<Option<Scan>>,
+    progress: Mutex<Option<progress::Progress>>,
+    /// Into how many shares the work is divided.
+    shares: u32,
+    /// This process shares the work with others, and by which place in the group.
+    joined: AtomicBool,
+    membership: Arc<Mutex<Option<Arc<ConsumerGroupMetadata>>>>,
+    inheritance: Mutex<epoch::Inheritance>,
     dead: Mutex<Option<dead::DeadLetters>>,
     lane_lines: Mutex<Option<(table::Table, BTreeMap<String, u64>)>>,
     lanes: Mutex<HashMap<String, std::sync::mpsc::Sender<lanes::Work>>>,
     appender: Mutex<Option<Arc<append::Appender>>>,
     epochs: Mutex<Option<epoch::Epochs>>,
-    /// What followers reported: group → (topic, partition) → next offset.
-    progress: Mutex<BTreeMap<String, BTreeMap<(String, u32), u64>>>,
 }
 
 /// The broker. See the module.
@@ -86,10 +91,21 @@ impl KafkaBroker {
     /// No broker answers; a right is missing.
     pub fn open(options: KafkaOptions) -> Result<Arc<KafkaBroker>, BrokerError> {
         let open = |e| failed("the settings", &e);
-        let committed = options.consumer().create().map_err(open)?;
-        let everything = options.consumer().set("isolation.level", "read_uncommitted").create().map_err(open)?;
+        let committed = options.reader()?;
+        let everything =
+            options.consumer().set("isolation.level", "read_uncommitted").create_with_context(Heard).map_err(open)?;
+        let admin = admin::Admin::new(&options)?;
+        let own = |name: &str| format!("{}quikflow.{name}", options.prefix);
+        let mut wanted = ["dead", "lanes", "progress"].map(|name| admin::Wanted::own(own(name))).to_vec();
+        wanted.extend(["state", "work"].map(|name| admin::Wanted::shared(own(name), options.shares)));
+        admin.ensure(&wanted)?;
+        let counts = admin.partitions()?;
+        if counts.get(&own("state")) != counts.get(&own("work")) {
+            let what = "kafka: the topics quikflow.state and quikflow.work have another number of partitions each";
+            return Err(BrokerError::Storage(what.to_owned()));
+        }
         let shared = Arc::new(Shared {
-            admin: admin::Admin::new(&options)?,
+            admin,
             wakeup: Wakeup::default(),
             closed: AtomicBool::new(false),
             topics: RwLock::default(),
@@ -97,19 +113,18 @@ impl KafkaBroker {
             everything,
             figures: Mutex::default(),
             tails: Mutex::default(),
-            index: Mutex::default(),
-            state: Mutex::default(),
-            scan: Mutex::default(),
+            progress: Mutex::default(),
+            shares: *counts.get(&own("state")).unwrap_or(&1),
+            joined: AtomicBool::new(false),
+            membership: Arc::default(),
+            inheritance: Mutex::default(),
             dead: Mutex::default(),
             lane_lines: Mutex::default(),
             lanes: Mutex::default(),
             appender: Mutex::default(),
             epochs: Mutex::default(),
-            progress: Mutex::default(),
             options,
         });
-        let own = ["state", "dead", "lanes"].map(|name| admin::Wanted::own(shared.own_topic(name)));
-        shared.admin.ensure(&own)?;
         Ok(Arc::new(KafkaBroker { shared }))
     }
 }
@@ -147,15 +162,16 @@ impl Shared {
         Ok(dead)
     }
 
-    /// Reads what other processes have committed of the state's index.
-    fn refresh_index(&self) -> Result<(), BrokerError> {
-        let mut state = self.state.lock();
-        if state.is_none() {
-            *state = Some(table::Table::new(&self.options, &self.own_topic("state"))?);
+    /// How far everybody has come by now.
+    fn progress_now(&self) -> Result<MutexGuard<'_, Option<progress::Progress>>, BrokerError> {
+        let mut progress = self.progress.lock();
+        if progress.is_none() {
+            *progress = Some(progress::Progress::new(&self.options, &self.own_topic("progress"))?);
         }
-        let Some(table) = state.as_mut() else { return Ok(()) };
-        let mut index = self.index.lock();
-        table.catch_up(|entry| index.take(entry))
+        if let Some(progress) = progress.as_mut() {
+            progress.catch_up()?;
+        }
+        Ok(progress)
     }
 
     /// A lane's highest committed line.
@@ -180,9 +196,8 @@ impl Shared {
     /// another lane hides what was committed behind it.
     fn lane_line_now(&self, producer: &str) -> Result<u64, BrokerError> {
         let topic = self.own_topic("lanes");
-        let ask = |consumer: &BaseConsumer| {
-            consumer.fetch_watermarks(&topic, 0, CALL).map(|(_, end)| end).map_err(|e| failed("reading the lanes", &e))
-        };
+        let ask =
+            |consumer: &Client| patiently("reading the lanes", || consumer.fetch_watermarks(&topic, 0, CALL)).map(|(_, end)| end);
         let wanted = ask(&self.everything)?;
         for _ in 0..1_400 {
             if ask(&self.committed)? >= wanted {
@@ -193,17 +208,17 @@ impl Shared {
         Err(BrokerError::Busy(Duration::from_secs(1)))
     }
 
-    /// The right to commit epochs, taken when it is first needed and after a failed commit.
+    /// The right to commit epochs of all shares; taken where this process has none and shares with nobody.
     fn epochs(self: &Arc<Shared>) -> Result<epoch::Epochs, BrokerError> {
-        let mut epochs = self.epochs.lock();
-        if let Some(open) = epochs.as_ref().filter(|open| !open.failed.load(Ordering::SeqCst)) {
-            return Ok(open.clone());
+        let open = self.epochs.lock().clone().filter(|open| !open.failed.load(Ordering::SeqCst));
+        let all: Vec<u32> = (0..self.shares).collect();
+        if open.is_none() && !self.joined.load(Ordering::SeqCst) {
+            epoch::take_over(self, &all)?;
         }
-        let open = epoch::open(self)?;
-        self.refresh_index()?;
-        self.scan.lock().take();
-        *epochs = Some(open.clone());
-        Ok(open)
+        let open = open.or_else(|| self.epochs.lock().clone());
+        open.filter(|open| open.shares.len() == all.len()).ok_or_else(|| {
+            BrokerError::Storage("kafka: other processes have a part of the pipelines' work; stop them first".to_owned())
+        })
     }
 
     /// Between `next` and `end` of a partition stand markers only.
@@ -242,16 +257,18 @@ impl Shared {
     /// The offset of each partition at one of its ends, asked for in one call.
     fn offsets(&self, spec: &TopicSpec, at: At) -> Result<Vec<u64>, BrokerError> {
         let physical = self.physical(&spec.name);
-        let what = || format!("asking for the offsets of topic `{physical}`");
-        let mut list = TopicPartitionList::new();
-        for partition in 0..spec.partitions {
-            let number = i32::try_from(partition).unwrap_or(i32::MAX);
-            list.add_partition_offset(&physical, number, at).map_err(|e| failed(&what(), &e))?;
-        }
-        let found = self.committed.offsets_for_times(list, CALL).map_err(|e| failed(&what(), &e))?;
+        let what = format!("asking for the offsets of topic `{physical}`");
+        let found = patiently(&what, || {
+            let mut list = TopicPartitionList::new();
+            for partition in 0..spec.partitions {
+                list.add_partition_offset(&physical, i32::try_from(partition).unwrap_or(i32::MAX), at)?;
+            }
+            let found = self.committed.offsets_for_times(list, CALL)?;
+            found.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+            Ok(found)
+        })?;
         let mut offsets = vec![0; spec.partitions as usize];
         for element in found.elements() {
-            element.error().map_err(|e| failed(&what(), &e))?;
             let place = usize::try_from(element.partition()).ok().and_then(|partition| offsets.get_mut(partition));
             if let (Some(place), At::Offset(offset)) = (place, element.offset()) {
                 *place = u64::try_from(offset).unwrap_or(0);

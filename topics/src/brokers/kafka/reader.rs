@@ -4,7 +4,7 @@
 //! nothing comes may then count as idle (R2).
 
 use super::Shared;
-use super::config::failed;
+use super::config::{Client, failed};
 use super::record::Incoming;
 use super::slice::KafkaSlice;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
@@ -12,7 +12,7 @@ use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::VecDeque;
@@ -50,7 +50,13 @@ pub(super) struct KafkaReader {
 }
 
 impl KafkaReader {
-    pub(super) fn open(shared: &Arc<Shared>, topic: Arc<TopicSpec>, from: &Positions) -> Result<KafkaReader, BrokerError> {
+    /// Reads `partitions`; the others count as read to their ends.
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        topic: Arc<TopicSpec>,
+        from: &Positions,
+        partitions: &[PartitionId],
+    ) -> Result<KafkaReader, BrokerError> {
         let mut positions = vec![0_u64; topic.partitions as usize];
         for (partition, offset) in from {
             if let Some(position) = positions.get_mut(partition.0 as usize) {
@@ -58,14 +64,16 @@ impl KafkaReader {
             }
         }
         let physical = shared.physical(&topic.name);
-        let consumer: BaseConsumer = shared.options.consumer().create().map_err(|e| failed("opening a reader", &e))?;
+        let consumer = shared.options.reader()?;
         let mut list = TopicPartitionList::new();
-        for (partition, position) in (0..).zip(&positions) {
+        let wanted = |partition: i32| partitions.iter().any(|p| i32::try_from(p.0) == Ok(partition));
+        for (partition, position) in (0..).zip(&positions).filter(|(partition, _)| wanted(*partition)) {
             let at = if *position == 0 { At::Beginning } else { At::Offset(i64::try_from(*position).unwrap_or(i64::MAX)) };
             list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
         }
         consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
-        let buffer = Buffer { at_end: vec![false; positions.len()], ..Buffer::default() };
+        let at_end = (0..).zip(&positions).map(|(partition, _)| !wanted(partition)).collect();
+        let buffer = Buffer { at_end, ..Buffer::default() };
         let between = Arc::new(Between {
             buffer: Mutex::new(buffer),
             filled: Condvar::new(),
@@ -132,7 +140,7 @@ impl TopicReader for KafkaReader {
 struct Filler {
     shared: Arc<Shared>,
     between: Arc<Between>,
-    consumer: BaseConsumer,
+    consumer: Client,
     topic: Arc<TopicSpec>,
     /// After the last record of each partition.
     next: Vec<u64>,

@@ -1,10 +1,10 @@
-//! quikflow's own compacted topics, read whole: one partition, keys and values.
+//! quikflow's own compacted topics, read whole, a partition each: keys and values.
 
-use super::config::{CALL, KafkaOptions, failed};
+use super::config::{CALL, Client, KafkaOptions, failed, patiently};
 use super::record::header;
 use crate::broker::BrokerError;
 use rdkafka::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -26,8 +26,9 @@ impl Entry<'_> {
 
 /// Follows one of the own topics.
 pub(super) struct Table {
-    consumer: BaseConsumer,
+    consumer: Client,
     topic: String,
+    partition: i32,
     /// The next offset to read, and the end of the log when that was reached.
     next: i64,
     end: i64,
@@ -35,19 +36,24 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Table, BrokerError> {
-        let consumer = options.consumer().create().map_err(|e| failed("opening a reader", &e))?;
-        Ok(Table { consumer, topic: topic.to_owned(), next: 0, end: 0 })
+        Table::of(options, topic, 0)
+    }
+
+    pub(super) fn of(options: &KafkaOptions, topic: &str, partition: u32) -> Result<Table, BrokerError> {
+        let consumer = options.reader()?;
+        let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+        Ok(Table { consumer, topic: topic.to_owned(), partition, next: 0, end: 0 })
     }
 
     /// Reads what was committed since the last time, up to the end.
     pub(super) fn catch_up(&mut self, mut apply: impl FnMut(&Entry<'_>) -> Result<(), BrokerError>) -> Result<(), BrokerError> {
         let what = format!("reading topic `{}`", self.topic);
-        let (_, end) = self.consumer.fetch_watermarks(&self.topic, 0, CALL).map_err(|e| failed(&what, &e))?;
+        let (_, end) = patiently(&what, || self.consumer.fetch_watermarks(&self.topic, self.partition, CALL))?;
         if end <= self.end {
             return Ok(());
         }
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, 0, Offset::Offset(self.next)).map_err(|e| failed(&what, &e))?;
+        list.add_partition_offset(&self.topic, self.partition, Offset::Offset(self.next)).map_err(|e| failed(&what, &e))?;
         self.consumer.assign(&list).map_err(|e| failed(&what, &e))?;
         let mut silent = 0;
         loop {

@@ -1,0 +1,73 @@
+//! How far everybody has come, in the compacted topic `quikflow.progress`: a copy of the offsets in
+//! `quikflow.state`, small enough to be followed by whoever asks, and the topics' generations.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `o` ␟ group ␟ topic | the next offset to read of each partition: `0:17 1:4` |
+//! | `g` ␟ topic | its generation |
+//!
+//! What epochs write is in their transactions; a sink's entries say how far it came some time ago.
+
+use super::config::KafkaOptions;
+use super::index::{Places, UNIT, read_places};
+use super::table::Table;
+use crate::broker::BrokerError;
+use crate::ids::{Offset, PartitionId};
+use crate::share::share_of;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The topic's content.
+pub(super) struct Progress {
+    table: Table,
+    offsets: BTreeMap<(String, String), Places>,
+    generations: BTreeMap<String, u64>,
+}
+
+impl Progress {
+    pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Progress, BrokerError> {
+        let table = Table::new(options, topic)?;
+        Ok(Progress { table, offsets: BTreeMap::new(), generations: BTreeMap::new() })
+    }
+
+    /// Reads what was committed since the last time.
+    pub(super) fn catch_up(&mut self) -> Result<(), BrokerError> {
+        let Progress { table, offsets, generations } = self;
+        table.catch_up(|entry| {
+            let mut words = entry.key.split(UNIT);
+            match (words.next(), words.next(), words.next()) {
+                (Some("o"), Some(group), Some(topic)) => {
+                    let key = (group.to_owned(), topic.to_owned());
+                    match entry.value.and_then(read_places) {
+                        Some(places) => drop(offsets.insert(key, places)),
+                        None => drop(offsets.remove(&key)),
+                    }
+                }
+                (Some("g"), Some(topic), None) => {
+                    let number = entry.value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok());
+                    generations.insert(topic.to_owned(), number.unwrap_or(0));
+                }
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// A group's offsets, over all shares of it unless the name says which.
+    pub(super) fn group(&self, group: &str) -> BTreeMap<(String, PartitionId), Offset> {
+        let own = self.offsets.iter().filter(|((of, _), _)| of == group || share_of(of).0 == group);
+        own.flat_map(|((_, topic), places)| {
+            places.iter().map(|(partition, next)| ((topic.clone(), PartitionId(*partition)), Offset(*next)))
+        })
+        .collect()
+    }
+
+    /// All groups.
+    pub(super) fn groups(&self) -> BTreeSet<String> {
+        self.offsets.keys().map(|(group, _)| share_of(group).0.to_owned()).collect()
+    }
+
+    /// How often a topic was reset.
+    pub(super) fn generation(&self, topic: &str) -> u64 {
+        self.generations.get(topic).copied().unwrap_or(0)
+    }
+}

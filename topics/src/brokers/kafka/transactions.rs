@@ -1,0 +1,81 @@
+//! A transactional producer, and how its transactions end.
+
+use super::config::{CALL, Heard, KafkaOptions, failed};
+use super::record::{self, Outgoing};
+use crate::broker::BrokerError;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::time::Duration;
+
+/// Who may write under one transactional id; opening another one under it fences this one.
+pub(super) struct Transactions {
+    producer: ThreadedProducer<Heard>,
+}
+
+impl Transactions {
+    /// Opens `id`: fences whoever had it, whose open transaction is aborted.
+    pub(super) fn open(options: &KafkaOptions, id: &str) -> Result<Transactions, BrokerError> {
+        let what = format!("opening the transactional id `{}{id}`", options.prefix);
+        let producer: ThreadedProducer<Heard> =
+            options.transactional(id).create_with_context(Heard).map_err(|e| failed(&what, &e))?;
+        producer.init_transactions(CALL * 3).map_err(|e| failed(&what, &e))?;
+        Ok(Transactions { producer })
+    }
+
+    pub(super) fn begin(&self) -> Result<(), BrokerError> {
+        self.producer.begin_transaction().map_err(|e| failed("beginning a transaction", &e))
+    }
+
+    pub(super) fn send(&self, out: &Outgoing) -> Result<(), BrokerError> {
+        record::send(&self.producer, out, ())
+    }
+
+    /// Waits until every record is acknowledged. (The client's own `flush` waits by tenths of a second.)
+    pub(super) fn acknowledged(&self) -> Result<(), BrokerError> {
+        let mut waited = Duration::ZERO;
+        let mut nap = Duration::from_micros(500);
+        while self.producer.in_flight_count() > 0 {
+            if waited > CALL * 5 {
+                let what = "kafka: a transaction's records are not acknowledged; check that Kafka runs";
+                return Err(BrokerError::Storage(what.to_owned()));
+            }
+            std::thread::sleep(nap);
+            waited += nap;
+            nap = (nap * 2).min(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Puts a group's offsets into the transaction. The group refuses a member of an earlier
+    /// generation; all records have to be acknowledged before, so that whoever has the next
+    /// generation sees that a transaction is open.
+    pub(super) fn offsets(&self, list: &TopicPartitionList, member: &ConsumerGroupMetadata) -> Result<(), BrokerError> {
+        self.acknowledged()?;
+        let sent = self.producer.send_offsets_to_transaction(list, member, CALL);
+        sent.map_err(|e| failed("the offsets of the share of the work", &e))
+    }
+
+    /// Commits, again where the outcome is not known yet.
+    pub(super) fn commit(&self) -> Result<(), BrokerError> {
+        self.acknowledged()?;
+        for _ in 0..5 {
+            match self.producer.commit_transaction(CALL) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    tracing::warn!(%error, "kafka: the commit of a transaction is tried again");
+                }
+                Err(error) => return Err(failed("committing a transaction", &error)),
+            }
+        }
+        Err(BrokerError::Storage("kafka: a transaction was not committed within 100 s; check that Kafka runs".to_owned()))
+    }
+
+    /// Aborts; where that fails too, whoever opens the id next does it.
+    pub(super) fn abort(&self) {
+        if let Err(error) = self.producer.abort_transaction(CALL) {
+            tracing::debug!(%error, "kafka: the transaction could not be aborted; who opens its id next does it");
+        }
+    }
+}
