@@ -143,7 +143,8 @@ impl Broker for KafkaBroker {
     }
 
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
-        Ok(self.shared.progress_now()?.as_ref().map(|progress| progress.group(group)).unwrap_or_default())
+        let progress = self.shared.progress_now()?;
+        Ok(progress.as_ref().map(|progress| progress.group(group, &self.shared.own.lock())).unwrap_or_default())
     }
 
     fn groups(&self) -> Result<Vec<String>, BrokerError> {
@@ -180,8 +181,9 @@ impl Broker for KafkaBroker {
         if let Some(state) = self.shared.inheritance.lock().take(topology) {
             return Ok(state);
         }
-        let state = self.shared.own_topic("state");
-        let loaded = index::load(&self.shared.options, &state, share_of(topology).1)?;
+        let (state, share) = (self.shared.own_topic("state"), share_of(topology).1);
+        epoch::wait_for_open_transactions(&self.shared, &state, share)?;
+        let loaded = index::load(&self.shared.options, &state, share)?;
         let meta = loaded.index.meta.into_iter().filter(|((of, _), _)| of == topology);
         let pieces = loaded.pieces.into_iter().find(|(of, _)| of == topology).map(|(_, pieces)| pieces).unwrap_or_default();
         Ok(TopologyState { pieces, meta: meta.map(|((_, name), value)| (name, value)).collect() })
@@ -203,7 +205,8 @@ impl Broker for KafkaBroker {
 
     fn generation(&self, topic: &str) -> Result<u64, BrokerError> {
         self.shared.spec(topic)?;
-        Ok(self.shared.progress_now()?.as_ref().map_or(0, |progress| progress.generation(topic)))
+        let progress = self.shared.progress_now()?;
+        Ok(progress.as_ref().map_or(0, |progress| progress.generation(topic, &self.shared.own.lock())))
     }
 
     fn append_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<Ticket<()>, BrokerError> {

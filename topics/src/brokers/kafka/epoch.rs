@@ -92,6 +92,7 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
     let state: Arc<str> = shared.own_topic("state").into();
     let mut inheritance = Inheritance { shares: shares.iter().copied().collect(), ..Inheritance::default() };
     let mut indexes = BTreeMap::new();
+    let mut offsets = BTreeMap::new();
     for share in shares {
         wait_for_open_transactions(shared, &state, *share)?;
         let loaded = index::load(&shared.options, &state, *share)?;
@@ -99,6 +100,7 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
         for ((topology, name), value) in &loaded.index.meta {
             inheritance.meta.entry(topology.clone()).or_default().insert(name.clone(), value.clone());
         }
+        offsets.extend(loaded.index.offsets.clone());
         indexes.insert(*share, loaded.index);
     }
     let last = indexes.values().map(|index| index.epoch).max().unwrap_or(0);
@@ -110,12 +112,13 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
     thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?;
     *shared.epochs.lock() = Some(Epochs { orders, shares: inheritance.shares.clone(), failed });
     *shared.inheritance.lock() = inheritance;
+    shared.own.lock().offsets = offsets;
     Ok(Epoch(last))
 }
 
 /// Waits until every transaction that is open in a share now has ended: an open one hides what was
 /// committed behind it, and may itself be about to be committed.
-fn wait_for_open_transactions(shared: &Shared, state: &str, share: u32) -> Result<(), BrokerError> {
+pub(super) fn wait_for_open_transactions(shared: &Shared, state: &str, share: u32) -> Result<(), BrokerError> {
     let partition = i32::try_from(share).unwrap_or(i32::MAX);
     let ask = |consumer: &super::config::Client| {
         patiently("asking for the end of the state", || consumer.fetch_watermarks(state, partition, CALL)).map(|(_, end)| end)
@@ -189,6 +192,14 @@ impl Writer {
             records.extend(record::encode(output, &self.shared.known(&output.topic.name)?)?);
         }
         self.transaction(&records, &touched)?;
+        let mut own = self.shared.own.lock();
+        for (group, topic, ..) in &commit.offsets {
+            let key = (group.clone(), topic.clone());
+            let places = self.indexes.get(&share_of(group).1).and_then(|index| index.offsets.get(&key));
+            own.offsets.extend(places.map(|places| (key, places.clone())));
+        }
+        drop(own);
+        self.shared.wakeup.bump();
         failpoint::hit("log.epoch.after");
         Ok(())
     }
@@ -218,7 +229,6 @@ impl Writer {
         self.producer.commit()?;
         failpoint::hit("log.commit.after");
         self.shared.inheritance.lock().shares.clear();
-        self.shared.wakeup.bump();
         Ok(())
     }
 
@@ -240,15 +250,30 @@ impl Writer {
                 |(key, text): (String, Option<String>)| Outgoing::entry(&self.progress, key, text.map(String::into_bytes));
             records.extend(moved.into_iter().map(progress));
         }
+        let mut raised = BTreeMap::new();
         for topic in &reset.outputs {
             let spec = self.shared.spec(topic)?;
             let all = self.shared.offsets(&spec, Offset::End)?;
             self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
-            let generation = self.shared.progress_now()?.as_ref().map_or(0, |progress| progress.generation(topic)) + 1;
+            let generation = self.generation(topic)? + 1;
             let key = format!("g{UNIT}{topic}");
             records.push(Outgoing::entry(&self.progress, key, Some(generation.to_string().into_bytes())));
+            raised.insert(topic.clone(), generation);
         }
         let shares = self.indexes.keys().copied().collect();
-        self.transaction(&records, &shares)
+        self.transaction(&records, &shares)?;
+        let mut own = self.shared.own.lock();
+        own.generations.extend(raised);
+        let group = format!("topology:{}", reset.topology);
+        own.offsets.iter_mut().filter(|((of, _), _)| share_of(of).0 == group).for_each(|(_, places)| places.clear());
+        for index in self.indexes.values() {
+            own.offsets.extend(index.offsets.clone());
+        }
+        Ok(())
+    }
+
+    fn generation(&self, topic: &str) -> Result<u64, BrokerError> {
+        let progress = self.shared.progress_now()?;
+        Ok(progress.as_ref().map_or(0, |progress| progress.generation(topic, &self.shared.own.lock())))
     }
 }

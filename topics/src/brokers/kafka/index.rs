@@ -49,7 +49,7 @@ pub(super) struct Index {
     share: u32,
     pub(super) epoch: u64,
     /// By (group, topic).
-    offsets: BTreeMap<(String, String), Places>,
+    pub(super) offsets: BTreeMap<(String, String), Places>,
     pub(super) meta: BTreeMap<(String, String), Vec<u8>>,
     /// By (topology, step), ascending.
     pieces: BTreeMap<(String, String), Vec<Stored>>,

@@ -60,6 +60,7 @@ struct Shared {
     /// Where only markers stand: (topic, partition) → (after the last record, end of the log).
     tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
     progress: Mutex<Option<progress::Progress>>,
+    own: Mutex<progress::Own>,
     /// Into how many shares the work is divided.
     shares: u32,
     /// This process shares the work with others, and by which place in the group.
@@ -114,6 +115,7 @@ impl KafkaBroker {
             figures: Mutex::default(),
             tails: Mutex::default(),
             progress: Mutex::default(),
+            own: Mutex::default(),
             shares: *counts.get(&own("state")).unwrap_or(&1),
             joined: AtomicBool::new(false),
             membership: Arc::default(),

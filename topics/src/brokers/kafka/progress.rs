@@ -16,6 +16,15 @@ use crate::ids::{Offset, PartitionId};
 use crate::share::share_of;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What this process itself has committed, or taken over: no later than that are the topic's entries
+/// of the same key, since what is committed is seen a moment later.
+#[derive(Default)]
+pub(super) struct Own {
+    /// By (group, topic); empty where they were forgotten.
+    pub(super) offsets: BTreeMap<(String, String), Places>,
+    pub(super) generations: BTreeMap<String, u64>,
+}
+
 /// The topic's content.
 pub(super) struct Progress {
     table: Table,
@@ -53,9 +62,10 @@ impl Progress {
     }
 
     /// A group's offsets, over all shares of it unless the name says which.
-    pub(super) fn group(&self, group: &str) -> BTreeMap<(String, PartitionId), Offset> {
-        let own = self.offsets.iter().filter(|((of, _), _)| of == group || share_of(of).0 == group);
-        own.flat_map(|((_, topic), places)| {
+    pub(super) fn group(&self, group: &str, own: &Own) -> BTreeMap<(String, PartitionId), Offset> {
+        let others = self.offsets.iter().filter(|(key, _)| !own.offsets.contains_key(*key));
+        let all = others.chain(&own.offsets).filter(|((of, _), _)| of == group || share_of(of).0 == group);
+        all.flat_map(|((_, topic), places)| {
             places.iter().map(|(partition, next)| ((topic.clone(), PartitionId(*partition)), Offset(*next)))
         })
         .collect()
@@ -67,7 +77,8 @@ impl Progress {
     }
 
     /// How often a topic was reset.
-    pub(super) fn generation(&self, topic: &str) -> u64 {
-        self.generations.get(topic).copied().unwrap_or(0)
+    pub(super) fn generation(&self, topic: &str, own: &Own) -> u64 {
+        let seen = self.generations.get(topic).copied().unwrap_or(0);
+        seen.max(own.generations.get(topic).copied().unwrap_or(0))
     }
 }
