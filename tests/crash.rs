@@ -14,7 +14,7 @@ mod support;
 use std::time::Duration;
 use support::random::Random;
 use support::traffic::{generated, input, pause, spawn_send};
-use support::{Server, Start, both, free_ports};
+use support::{Start, both, free_ports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r9_r17_twenty_five_kills_of_the_server_and_five_of_send_change_nothing() {
