@@ -3,7 +3,7 @@
 //! [`decode`] is pure work on bytes; [`Work::append`] hands it to the broker. Both may run on a
 //! blocking thread. Refused lines go along as dead letters, in the same transaction.
 
-use crate::answer::{Accepted, Named, Place, errors, of_broker, refused};
+use crate::answer::{Accepted, Duplicates, Named, Place, errors, of_broker, refused};
 use crate::body::{Form, too_large};
 use crate::state::Door;
 use metrics::{counter, histogram};
@@ -183,7 +183,7 @@ impl Pending {
         let lines = self.named == Named::Line;
         Ok(Accepted {
             accepted: appended.accepted,
-            duplicates: appended.duplicates,
+            duplicates: Duplicates::of(&appended),
             rejected: lines.then_some(self.rejects.len() as u64),
             errors: errors(&self.rejects, self.named),
             records: self.places.then(|| places(&self.topics, &appended)),

@@ -3,7 +3,7 @@
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use quikflow_gateway::{FieldError, Problem};
-use quikflow_topics::BrokerError;
+use quikflow_topics::{Appended, BrokerError};
 use quikflow_topics::json::{Code, Reject};
 use serde::Serialize;
 use std::time::Duration;
@@ -19,13 +19,44 @@ pub struct Place {
     pub offset: Option<u64>,
 }
 
+/// How many records were there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duplicates {
+    /// So many.
+    Known(u64),
+    /// The broker does not look ids up (R18): they were stored again.
+    Unknown,
+}
+
+impl Default for Duplicates {
+    fn default() -> Duplicates {
+        Duplicates::Known(0)
+    }
+}
+
+impl Duplicates {
+    /// What a broker says.
+    pub fn of(appended: &Appended) -> Duplicates {
+        if appended.duplicates_unknown { Duplicates::Unknown } else { Duplicates::Known(appended.duplicates) }
+    }
+}
+
+impl Serialize for Duplicates {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Duplicates::Known(count) => serializer.serialize_u64(*count),
+            Duplicates::Unknown => serializer.serialize_str("unknown"),
+        }
+    }
+}
+
 /// An accepting answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Accepted {
     /// Records written now.
     pub accepted: u64,
     /// Records that were there already, by id or lane.
-    pub duplicates: u64,
+    pub duplicates: Duplicates,
     /// Refused lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<u64>,

@@ -182,7 +182,9 @@ fn accepted() -> Value {
         "type": "object",
         "required": ["accepted", "duplicates"],
         "properties": {
-            "accepted": count, "duplicates": count, "rejected": count,
+            "accepted": count, "rejected": count,
+            "duplicates": { "type": ["integer", "string"], "minimum": 0,
+                "description": "how many were there already; \"unknown\" where the broker does not look ids up" },
             "errors": { "type": "array", "items": field_error() },
             "records": { "type": "array", "items": { "type": "object", "properties": {
                 "topic": { "type": "string" }, "partition": { "type": ["integer", "null"] }, "offset": { "type": ["integer", "null"] } } } },

@@ -8,7 +8,7 @@
 //! **Invariant**: what waits holds its room in the door's budget, so it is bounded by it.
 
 use crate::accept::{Fate, Order, Outcome, count_rejects, fates, outcome};
-use crate::answer::{Accepted, Named, Place, of_broker, refused};
+use crate::answer::{Accepted, Duplicates, Named, Place, of_broker, refused};
 use crate::state::Door;
 use bytes::Bytes;
 use metrics::{counter, histogram};
@@ -189,7 +189,8 @@ fn answer(
             let place = Place { topic, partition: place.map(|p| p.0.0), offset: place.map(|p| p.1.0) };
             Ok(Accepted {
                 accepted: u64::from(!repeated),
-                duplicates: u64::from(repeated),
+                // Of one of several appended together this is said of all.
+                duplicates: if appended.duplicates_unknown { Duplicates::Unknown } else { Duplicates::Known(u64::from(repeated)) },
                 records: order.places.then(|| vec![place]),
                 ..Accepted::default()
             })

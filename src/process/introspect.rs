@@ -135,7 +135,7 @@ impl Inside {
             })
         });
         let sinks = self.sinks.as_ref().map(SinkRunner::status);
-        Ok(json!({ "topics": topics, "engine": engine, "sinks": sinks, "addresses": self.addresses() }))
+        Ok(json!({ "topics": topics, "lost": self.broker.lost(), "engine": engine, "sinks": sinks, "addresses": self.addresses() }))
     }
 
     /// Where the process listens.
@@ -168,6 +168,9 @@ impl Inside {
             let breaker = if sink.state.is_stopped() { 3.0 } else { f64::from(sink.circuit as u8) };
             metrics::gauge!("quikflow_sink_breaker", &label).set(breaker);
             metrics::gauge!("quikflow_sink_batch_rows", &label).set(sink.batch_rows as f64);
+        }
+        for (topic, records) in self.broker.lost() {
+            metrics::gauge!("quikflow_lost_to_retention", "topic" => topic).set(records as f64);
         }
         if let Some(log) = &self.log {
             metrics::gauge!("quikflow_log_bytes").set(log.stored_bytes() as f64);

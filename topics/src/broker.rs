@@ -114,6 +114,8 @@ pub struct Appended {
     pub accepted: u64,
     /// Rows that were there already (by id or lane).
     pub duplicates: u64,
+    /// Rows have ids, and this broker does not look ids up (R18): there may be more duplicates.
+    pub duplicates_unknown: bool,
     /// Per element of `rows`, per row: its place (of a duplicate by id: the first one's, where
     /// known). Empty unless asked for.
     pub positions: Vec<Vec<Option<(PartitionId, Offset)>>>,
@@ -198,11 +200,19 @@ pub trait Slice: Send + Sync {
     }
     /// Stored bytes, for budgets.
     fn bytes(&self) -> usize;
-    /// Decodes the columns wanted, and no others. May be called from any thread.
+    /// Decodes the columns wanted, and no others. May be called from any thread. Records that are none
+    /// of the topic (others write it too, R18) are left out; each is a dead letter.
     ///
     /// # Errors
     /// [`BrokerError::Corrupt`] when a checksum fails.
     fn decode(&self, projection: &Projection) -> Result<RecordBatch, BrokerError>;
+    /// The same with a row for every record, as `parts` counts them, and which rows say nothing.
+    ///
+    /// # Errors
+    /// As [`Slice::decode`].
+    fn decode_all(&self, projection: &Projection) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
+        self.decode(projection).map(|rows| (rows, Vec::new()))
+    }
 }
 
 /// Reads one topic from given positions, in the order of commits.
@@ -351,6 +361,10 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Storage errors.
     fn read_record(&self, topic: &str, partition: PartitionId, offset: Offset) -> Result<Option<RecordBatch>, BrokerError>;
+    /// Records that retention took before this process had read them, by topic.
+    fn lost(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
     /// A topic's figures.
     ///
     /// # Errors

@@ -18,12 +18,16 @@ use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatu
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::partitioner::partition_of;
 use quikflow_topics::schema;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::Arc;
 use std::time::Duration;
 
 crate::tests! {
     r18_r19_the_same_calls_have_the_same_answers_on_kafka,
     r18_a_lane_moves_to_another_process_and_doubles_nothing,
+    r18_what_others_wrote_wrongly_is_a_dead_letter,
+    r18_a_repeat_by_id_is_not_known,
     r19_a_zombies_epoch_is_refused,
     what_does_not_fit_is_said_at_the_start,
 }
@@ -252,6 +256,60 @@ fn r18_a_lane_moves_to_another_process_and_doubles_nothing() {
     let mut numbers: Vec<i64> = read(one.as_ref(), "events", &Positions::new()).0.iter().map(|row| row.1).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+}
+
+/// A record that is no event of its topic stops nobody.
+fn r18_what_others_wrote_wrongly_is_a_dead_letter() {
+    let url = url("foreign");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let (brokers, prefix) = url.trim_start_matches("kafka://").split_once('/').unwrap();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let event = |n: &str| format!(r#"{{"type":"T","timestamp":"2026-01-01T00:00:00Z","payload":{{"text":"a","n":{n}}}}}"#);
+    for value in [event("1"), "no JSON".to_owned(), event("\"one\""), event("2"), event("3")] {
+        let topic = format!("{prefix}.events");
+        producer.send(BaseRecord::to(&topic).key("k").partition(1).payload(&value)).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    for _ in 0..2 {
+        let mut reader = broker.reader("events", &Positions::new()).unwrap();
+        let (mut numbers, mut rows) = (Vec::new(), 0);
+        while let Some(slice) = reader.poll(3).unwrap() {
+            let batch = slice.decode(&Projection::all(slice.topic())).unwrap();
+            numbers.extend(batch.column_by_name("n").unwrap().as_primitive::<Int64Type>().values().iter().copied());
+            let (all, bad) = slice.decode_all(&Projection::all(slice.topic())).unwrap();
+            assert_eq!((all.num_rows(), all.num_rows() - bad.len()), (slice.rows(), batch.num_rows()));
+            rows += slice.rows();
+        }
+        assert_eq!((numbers, rows), (vec![1, 2, 3], 5));
+        let mut letters = broker.dead_letters(&DeadLetterFilter::default()).unwrap();
+        letters.reverse();
+        let found: Vec<_> = letters.iter().map(|(_, l)| (l.origin.clone().unwrap().offset.0, l.bytes.clone(), l.cause.as_str())).collect();
+        assert_eq!(found, [(1, b"no JSON".to_vec(), "decoding"), (2, event("\"one\"").into_bytes(), "decoding")]);
+    }
+}
+
+/// Ids without a lane are not looked up, and the answer does not pretend to know.
+fn r18_a_repeat_by_id_is_not_known() {
+    let url = url("ids");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let send = |id: Option<&str>| {
+        let mut made = rows(&events, &[1]);
+        let at = made.rows.schema().index_of(schema::ID).unwrap();
+        let mut columns = made.rows.columns().to_vec();
+        columns[at] = Arc::new(StringArray::from(vec![id]));
+        made.rows = RecordBatch::try_new(made.rows.schema(), columns).unwrap();
+        broker.append(Append { rows: vec![made], ..Append::default() }).unwrap().wait().unwrap()
+    };
+    assert!(!send(None).duplicates_unknown);
+    for _ in 0..2 {
+        let appended = send(Some("one"));
+        assert!(appended.duplicates_unknown && appended.accepted == 1 && appended.duplicates == 0, "{appended:?}");
+    }
+    assert_eq!(read(broker.as_ref(), "events", &Positions::new()).0.len(), 3);
 }
 
 /// A zombie's late commit is fenced: nothing of it is seen.

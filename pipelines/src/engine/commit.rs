@@ -178,7 +178,7 @@ impl Gatherer {
                 if !here.is_empty() {
                     let whole = match decoded.take() {
                         Some(whole) => whole,
-                        None => task.slice.decode(&Projection::all(topic))?,
+                        None => task.slice.decode_all(&Projection::all(topic))?.0,
                     };
                     let offsets = whole.column_by_name(OFFSET).and_then(|column| column.as_any().downcast_ref::<UInt64Array>());
                     let offsets = offsets.ok_or_else(|| EngineError::Internal("a slice has no offsets".to_owned()))?;

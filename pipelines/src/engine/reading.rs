@@ -3,7 +3,10 @@
 use super::EngineError;
 use super::graph::Graph;
 use super::time::watermark_column;
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array, new_null_array,
+};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use quikflow_topics::broker::{Projection, Slice, SlicePart};
 use quikflow_topics::catalogue::TopicSpec;
@@ -93,7 +96,7 @@ impl Reading {
     /// # Errors
     /// A damaged slice; columns that do not fit the plan.
     pub fn decode(&self, slice: &dyn Slice, starts: &[Arc<Vec<EventTime>>]) -> Result<Vec<(Member, RecordBatch)>, EngineError> {
-        let batch = slice.decode(&self.projection)?;
+        let (batch, bad) = slice.decode_all(&self.projection)?;
         let rows = batch.num_rows();
         let times = batch.column(self.event_time).as_any().downcast_ref::<TimestampMicrosecondArray>();
         let times =
@@ -123,8 +126,18 @@ impl Reading {
                 Column::Null => new_null_array(field.data_type(), count),
             });
             let options = RecordBatchOptions::new().with_row_count(Some(count));
-            read.push((*member, RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?));
+            let rows = RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?;
+            read.push((*member, without(rows, &bad, first)?));
         }
         Ok(read)
     }
+}
+
+/// Without the rows that are no records of the topic; `bad` counts from `first` rows before.
+fn without(rows: RecordBatch, bad: &[u32], first: usize) -> Result<RecordBatch, EngineError> {
+    if bad.is_empty() {
+        return Ok(rows);
+    }
+    let good = (0..rows.num_rows() as u32).filter(|row| bad.binary_search(&(row + first as u32)).is_err());
+    Ok(take_record_batch(&rows, &UInt32Array::from_iter_values(good))?)
 }

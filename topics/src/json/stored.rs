@@ -87,6 +87,14 @@ impl StoredDecoder {
         Ok(())
     }
 
+    /// A row that says nothing, in the place of a record that cannot be taken.
+    pub fn skip(&mut self, event_time: i64) {
+        let row = self.columns.rows;
+        self.columns.rows += 1;
+        self.columns.event_time.append_value(event_time);
+        self.columns.ty.set(row, "");
+    }
+
     /// The batch, in the topic's append schema.
     ///
     /// # Errors

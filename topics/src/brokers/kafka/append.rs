@@ -7,7 +7,8 @@
 use super::Shared;
 use super::config::failed;
 use super::record::{self, Outgoing};
-use crate::broker::{Answer, Append, Appended, BrokerError};
+use crate::broker::{Answer, Append, Appended, BrokerError, Ticket};
+use crate::dead_letter::DeadLetter;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::Mutex;
 use rdkafka::Message;
@@ -86,6 +87,32 @@ pub(super) fn appender(shared: &Shared) -> Result<Appender, BrokerError> {
     shared.options.producer().create_with_context(Deliveries).map_err(|e| failed("opening a producer", &e))
 }
 
+impl Shared {
+    /// The producer of appends, opened when it is first needed.
+    pub(super) fn open_appender(&self) -> Result<Arc<Appender>, BrokerError> {
+        let mut open = self.appender.lock();
+        match open.as_ref() {
+            Some(producer) => Ok(producer.clone()),
+            None => {
+                let producer = Arc::new(appender(self)?);
+                *open = Some(producer.clone());
+                Ok(producer)
+            }
+        }
+    }
+}
+
+/// Stores dead letters; they are durable when this returns.
+pub(super) fn append_letters(shared: &Arc<Shared>, letters: &[DeadLetter]) -> Result<(), BrokerError> {
+    let letters = match shared.dead()?.as_mut() {
+        Some(dead) => dead.stage(letters)?,
+        None => Vec::new(),
+    };
+    let (answer, ticket) = Ticket::new();
+    append(shared, shared.open_appender()?.as_ref(), &Append::default(), &[], &letters, answer)?;
+    ticket.wait().map(drop)
+}
+
 /// Sends an append on its way.
 pub(super) fn append(
     shared: &Arc<Shared>,
@@ -99,6 +126,7 @@ pub(super) fn append(
         return Err(BrokerError::Busy(Duration::from_millis(50)));
     }
     let mut done = Appended { accepted: rows.iter().map(|set| set.len() as u64).sum(), ..Appended::default() };
+    done.duplicates_unknown = rows.iter().flatten().any(|out| out.headers.iter().any(|(name, _)| *name == "id"));
     if append.want_positions {
         done.positions = rows.iter().map(|set| vec![None; set.len()]).collect();
         done.repeated = vec![Vec::new(); rows.len()];

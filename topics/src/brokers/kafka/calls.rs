@@ -24,15 +24,7 @@ use std::sync::atomic::Ordering;
 
 impl KafkaBroker {
     fn appender(&self) -> Result<Arc<append::Appender>, BrokerError> {
-        let mut appender = self.shared.appender.lock();
-        match appender.as_ref() {
-            Some(producer) => Ok(producer.clone()),
-            None => {
-                let producer = Arc::new(append::appender(&self.shared)?);
-                *appender = Some(producer.clone());
-                Ok(producer)
-            }
-        }
+        self.shared.open_appender()
     }
 
     fn check_open(&self) -> Result<(), BrokerError> {
@@ -134,8 +126,12 @@ impl Broker for KafkaBroker {
             Some(Err(error)) => return Err(failed(&what, &error)),
             None => return Err(BrokerError::Storage(format!("kafka: {what}: no answer within {CALL:?}"))),
         };
-        let slice = found.map(|record| KafkaSlice::new(spec.clone(), vec![record]));
+        let slice = found.map(|record| KafkaSlice::new(&self.shared, spec.clone(), vec![record]));
         slice.map(|slice| slice.decode(&Projection::all(&spec))).transpose()
+    }
+
+    fn lost(&self) -> BTreeMap<String, u64> {
+        self.shared.lost.lock().clone()
     }
 
     fn stats(&self, topic: &str) -> Result<TopicStats, BrokerError> {

@@ -61,6 +61,8 @@ struct Shared {
     tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
     progress: Mutex<Option<progress::Progress>>,
     own: Mutex<progress::Own>,
+    /// Records that retention took before they were read here, by topic.
+    lost: Mutex<BTreeMap<String, u64>>,
     /// Into how many shares the work is divided.
     shares: u32,
     /// This process shares the work with others, and by which place in the group.
@@ -116,6 +118,7 @@ impl KafkaBroker {
             tails: Mutex::default(),
             progress: Mutex::default(),
             own: Mutex::default(),
+            lost: Mutex::default(),
             shares: *counts.get(&own("state")).unwrap_or(&1),
             joined: AtomicBool::new(false),
             membership: Arc::default(),
@@ -232,6 +235,16 @@ impl Shared {
         *tail = if tail.1 == end { (tail.0.min(next), end) } else { (next, end) };
         drop(tails);
         self.figures.lock().remove(topic);
+    }
+
+    /// Says it where retention was faster than a reader (R18): records from `before` on are gone.
+    fn lost(&self, topic: &str, partition: u32, before: u64, start: u64) {
+        let compacted = self.spec(topic).is_ok_and(|spec| spec.cleanup == crate::catalogue::Cleanup::Compact);
+        if start > before && !compacted {
+            let records = start - before;
+            tracing::error!(topic, partition, records, "kafka: retention was faster than a reader, these records are lost to it");
+            *self.lost.lock().entry(topic.to_owned()).or_default() += records;
+        }
     }
 
     /// First and last offsets by partition.

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 /// Bytes of records that wait for `poll`.
 const BUFFERED: usize = 8 << 20;
+/// So many offsets without a record are looked into.
+const GAP: u64 = 1_000;
 /// How long `poll` waits for a broker that says neither what there is nor that there is nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,7 @@ struct Between {
 
 /// See [`TopicReader`].
 pub(super) struct KafkaReader {
+    shared: Arc<Shared>,
     topic: Arc<TopicSpec>,
     between: Arc<Between>,
     positions: Vec<u64>,
@@ -61,6 +64,13 @@ impl KafkaReader {
         for (partition, offset) in from {
             if let Some(position) = positions.get_mut(partition.0 as usize) {
                 *position = offset.0;
+            }
+        }
+        if !from.is_empty() {
+            let start = shared.figures(&topic.name)?.start;
+            for (partition, offset) in from.iter().filter(|(partition, _)| partitions.contains(partition)) {
+                let first = start.get(partition.0 as usize).copied().unwrap_or(0);
+                shared.lost(&topic.name, partition.0, offset.0, first);
             }
         }
         let physical = shared.physical(&topic.name);
@@ -84,7 +94,7 @@ impl KafkaReader {
             Filler { shared: shared.clone(), between: between.clone(), consumer, topic: topic.clone(), next: positions.clone() };
         let thread = std::thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || filler.run());
         let thread = Some(thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?);
-        Ok(KafkaReader { topic, between, positions, thread })
+        Ok(KafkaReader { shared: shared.clone(), topic, between, positions, thread })
     }
 }
 
@@ -122,7 +132,7 @@ impl TopicReader for KafkaReader {
         buffer.bytes -= records.iter().map(Incoming::size).sum::<usize>();
         drop(buffer);
         self.between.emptied.notify_all();
-        let slice = KafkaSlice::new(self.topic.clone(), records);
+        let slice = KafkaSlice::new(&self.shared, self.topic.clone(), records);
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
                 *position = part.next.0;
@@ -154,7 +164,11 @@ impl Filler {
                 None => continue,
                 Some(Ok(message)) => {
                     if let Some(next) = usize::try_from(message.partition()).ok().and_then(|p| self.next.get_mut(p)) {
-                        *next = u64::try_from(message.offset()).unwrap_or(0) + 1;
+                        let offset = u64::try_from(message.offset()).unwrap_or(0);
+                        let before = std::mem::replace(next, offset + 1);
+                        if offset > before.saturating_add(GAP) && before > 0 {
+                            self.perhaps_lost(message.partition(), before);
+                        }
                     }
                     taken.extend(Incoming::of(&message));
                 }
@@ -193,6 +207,15 @@ impl Filler {
             if lasting {
                 return;
             }
+        }
+    }
+
+    /// A wide gap is no end of a transaction: retention may have been faster than this reader.
+    fn perhaps_lost(&self, partition: i32, before: u64) {
+        let physical = self.shared.physical(&self.topic.name);
+        if let Ok((start, _)) = self.consumer.fetch_watermarks(&physical, partition, super::config::CALL) {
+            let (partition, start) = (u32::try_from(partition).unwrap_or(0), u64::try_from(start).unwrap_or(0));
+            self.shared.lost(&self.topic.name, partition, before, start);
         }
     }
 
