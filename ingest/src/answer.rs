@@ -3,8 +3,8 @@
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use quikflow_gateway::{FieldError, Problem};
-use quikflow_topics::{Appended, BrokerError};
 use quikflow_topics::json::{Code, Reject};
+use quikflow_topics::{Appended, BrokerError};
 use serde::Serialize;
 use std::time::Duration;
 

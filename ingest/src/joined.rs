@@ -190,7 +190,11 @@ fn answer(
             Ok(Accepted {
                 accepted: u64::from(!repeated),
                 // Of one of several appended together this is said of all.
-                duplicates: if appended.duplicates_unknown { Duplicates::Unknown } else { Duplicates::Known(u64::from(repeated)) },
+                duplicates: if appended.duplicates_unknown {
+                    Duplicates::Unknown
+                } else {
+                    Duplicates::Known(u64::from(repeated))
+                },
                 records: order.places.then(|| vec![place]),
                 ..Accepted::default()
             })

@@ -135,7 +135,9 @@ impl Inside {
             })
         });
         let sinks = self.sinks.as_ref().map(SinkRunner::status);
-        Ok(json!({ "topics": topics, "lost": self.broker.lost(), "engine": engine, "sinks": sinks, "addresses": self.addresses() }))
+        Ok(
+            json!({ "topics": topics, "lost": self.broker.lost(), "engine": engine, "sinks": sinks, "addresses": self.addresses() }),
+        )
     }
 
     /// Where the process listens.

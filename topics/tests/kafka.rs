@@ -285,7 +285,8 @@ fn r18_what_others_wrote_wrongly_is_a_dead_letter() {
         assert_eq!((numbers, rows), (vec![1, 2, 3], 5));
         let mut letters = broker.dead_letters(&DeadLetterFilter::default()).unwrap();
         letters.reverse();
-        let found: Vec<_> = letters.iter().map(|(_, l)| (l.origin.clone().unwrap().offset.0, l.bytes.clone(), l.cause.as_str())).collect();
+        let found: Vec<_> =
+            letters.iter().map(|(_, l)| (l.origin.clone().unwrap().offset.0, l.bytes.clone(), l.cause.as_str())).collect();
         assert_eq!(found, [(1, b"no JSON".to_vec(), "decoding"), (2, event("\"one\"").into_bytes(), "decoding")]);
     }
 }
