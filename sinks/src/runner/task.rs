@@ -8,6 +8,7 @@ use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use parking_lot::Mutex;
 use quikflow_topics::broker::{Broker, BrokerError, Positions, Projection, Slice, TopicReader};
+use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::dead_letter::DeadLetter;
 use std::future::Future;
@@ -197,7 +198,8 @@ impl Task {
         }
     }
 
-    /// What is there, up to a batch; a small one waits a little for more.
+    /// What is there, up to a batch. A small one waits a little for more, unless its rows come an
+    /// epoch at a time: then there is nothing to wait for.
     fn gather(&self, reader: &mut dyn TopicReader) -> Result<(Option<RecordBatch>, u64), End> {
         let projection = Projection::all(&self.setup.topic);
         let (mut batches, mut rows, mut bytes, mut waited) = (Vec::new(), 0, 0, false);
@@ -210,7 +212,7 @@ impl Task {
                     bytes += slice.bytes();
                     batches.push(self.persist_broker(|| slice.decode(&projection))?);
                 }
-                None if batches.is_empty() || waited => break,
+                None if batches.is_empty() || waited || self.setup.topic.kind == TopicKind::Rows => break,
                 None => {
                     waited = true;
                     self.signal.pause(self.options.linger);

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Idle read connections kept.
 const POOL: usize = 8;
+/// Bytes of the write-ahead log after which it is written back: a page that changes often is written
+/// back once for all of its changes.
+const WAL_BYTES: i64 = 64 << 20;
 
 /// A store's file.
 pub(crate) struct StoreFile {
@@ -60,7 +63,8 @@ impl StoreFile {
         writer.pragma_update(None, "journal_mode", "WAL").map_err(at)?;
         writer.pragma_update(None, "synchronous", "FULL").map_err(at)?;
         writer.pragma_update(None, "cache_size", -cache).map_err(at)?;
-        writer.pragma_update(None, "journal_size_limit", 64 << 20).map_err(at)?;
+        writer.pragma_update(None, "journal_size_limit", WAL_BYTES).map_err(at)?;
+        writer.pragma_update(None, "wal_autocheckpoint", WAL_BYTES / i64::from(page)).map_err(at)?;
         writer.busy_timeout(Duration::from_secs(5)).map_err(at)?;
         writer.set_prepared_statement_cache_capacity(128);
         writer

@@ -265,6 +265,15 @@ fn triples(batch: &RecordBatch) -> Vec<(String, i64, i64)> {
     (0..batch.num_rows()).map(|i| (k.value(i).to_owned(), w.value(i), v.value(i))).collect()
 }
 
+/// The rows of one key, with what a store may leave out when it is told the key.
+pub(crate) fn rows_where(side: &ReadSide, table: &str, key: &str) -> Vec<(String, i64, i64)> {
+    let request = ScanRequest { equals: vec![("k".to_owned(), key.to_owned())], ..ScanRequest::default() };
+    let scan = side.tables.scan(table, &request).expect("a scan");
+    let mut rows: Vec<_> = scan.batches.flat_map(|b| triples(&b.expect("a batch"))).filter(|row| row.0 == key).collect();
+    rows.sort();
+    rows
+}
+
 /// All rows of a table, by key.
 pub(crate) fn rows_of(side: &ReadSide, table: &str) -> Vec<(String, i64, i64)> {
     let scan = side.tables.scan(table, &ScanRequest::default()).expect("a scan");

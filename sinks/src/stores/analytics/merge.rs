@@ -5,9 +5,12 @@
 //! only when that bound has reached its first time.
 
 use super::super::layout::Layout;
+use super::bloom;
 use super::part::{self, Block, Part, Shape};
 use crate::store::StoreError;
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
+use arrow::compute::kernels::cmp::eq;
+use arrow::compute::{and, filter};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, Rows};
 use rusqlite::Connection;
@@ -31,12 +34,22 @@ pub(crate) struct Merge {
     pending: VecDeque<Part>,
     open: Vec<Cursor>,
     range: (i64, i64),
+    /// Columns of the key that have to equal a text: all versions of a row have the same, so other
+    /// rows can be left out before the versions are compared.
+    equals: Vec<(usize, String)>,
 }
 
 impl Merge {
     /// Reads `parts`, the columns `wanted` and what is needed to merge; blocks within `range` of
-    /// time (inclusive) only.
-    pub(crate) fn new(layout: &Layout, parts: Vec<Part>, wanted: &[usize], range: (i64, i64)) -> Result<Merge, StoreError> {
+    /// time (inclusive) only, and rows only whose columns of the key are as `equals` says; of other
+    /// columns it says nothing here.
+    pub(crate) fn new(
+        layout: &Layout,
+        parts: Vec<Part>,
+        wanted: &[usize],
+        range: (i64, i64),
+        equals: &[(String, String)],
+    ) -> Result<Merge, StoreError> {
         let shape = Shape::new(layout);
         let mut read = wanted.to_vec();
         for needed in shape.order.iter().copied().chain([shape.time, shape.version()]) {
@@ -45,25 +58,55 @@ impl Merge {
             }
         }
         let converter = shape.converter()?;
-        Ok(Merge { shape, read, converter, pending: parts.into(), open: Vec::new(), range })
+        let of_key = |name: &str| bloom::columns(&shape).find(|c| shape.names[*c] == name);
+        let equals = equals.iter().filter_map(|(name, text)| Some((of_key(name)?, text.clone()))).collect();
+        Ok(Merge { shape, read, converter, pending: parts.into(), open: Vec::new(), range, equals })
     }
 
     fn place(&self, stored: usize) -> usize {
         self.read.iter().position(|c| *c == stored).unwrap_or(0)
     }
 
-    fn load(&mut self, connection: &Connection, part: &Part, block: &Block) -> Result<(Vec<ArrayRef>, Rows), StoreError> {
-        let columns = part::load(connection, &self.shape, part, block, &self.read)?;
-        let order: Vec<ArrayRef> = self.shape.order.iter().map(|c| columns[self.place(*c)].clone()).collect();
-        let keys = part::keys(&mut self.converter, &order)?;
-        Ok((columns, keys))
+    /// The next block that has rows, with its keys.
+    fn load(
+        &mut self,
+        connection: &Connection,
+        part: &Part,
+        blocks: &mut VecDeque<Block>,
+    ) -> Result<Option<(Vec<ArrayRef>, Rows)>, StoreError> {
+        while let Some(block) = blocks.pop_front() {
+            let kept = if self.equals.is_empty() { None } else { Some(self.kept(connection, part, &block)?) };
+            if kept.as_ref().is_some_and(|kept| kept.true_count() == 0) {
+                continue;
+            }
+            let mut columns = part::load(connection, &self.shape, part, &block, &self.read)?;
+            if let Some(kept) = kept.filter(|kept| kept.true_count() < kept.len()) {
+                let filtered = columns.iter().map(|c| filter(c, &kept).map_err(|e| part::arrow_error(&e)));
+                columns = filtered.collect::<Result<_, _>>()?;
+            }
+            let order: Vec<ArrayRef> = self.shape.order.iter().map(|c| columns[self.place(*c)].clone()).collect();
+            let keys = part::keys(&mut self.converter, &order)?;
+            return Ok(Some((columns, keys)));
+        }
+        Ok(None)
+    }
+
+    /// Which rows of a block are asked for.
+    fn kept(&self, connection: &Connection, part: &Part, block: &Block) -> Result<BooleanArray, StoreError> {
+        let wanted: Vec<usize> = self.equals.iter().map(|(column, _)| *column).collect();
+        let columns = part::load(connection, &self.shape, part, block, &wanted)?;
+        let mut kept = BooleanArray::from(vec![true; columns.first().map_or(0, |c| c.len())]);
+        for ((_, text), column) in self.equals.iter().zip(&columns) {
+            let same = eq(column.as_string::<i32>(), &StringArray::new_scalar(text)).map_err(|e| part::arrow_error(&e))?;
+            kept = and(&kept, &same).map_err(|e| part::arrow_error(&e))?;
+        }
+        Ok(kept)
     }
 
     fn open_next(&mut self, connection: &Connection) -> Result<(), StoreError> {
         let Some(part) = self.pending.pop_front() else { return Ok(()) };
-        let mut blocks: VecDeque<Block> = part::blocks(connection, part.id, self.range.0, self.range.1)?.into();
-        if let Some(first) = blocks.pop_front() {
-            let (columns, keys) = self.load(connection, &part, &first)?;
+        let mut blocks = part::blocks(connection, &self.shape, part.id, self.range, &self.equals)?;
+        if let Some((columns, keys)) = self.load(connection, &part, &mut blocks)? {
             self.open.push(Cursor { part, blocks, columns, keys, at: 0 });
         }
         Ok(())
@@ -105,8 +148,8 @@ impl Merge {
                 cursor.at = low;
             }
             if cursor.at == cursor.keys.num_rows() {
-                let Some(next) = cursor.blocks.pop_front() else { continue };
-                (cursor.columns, cursor.keys) = self.load(connection, &cursor.part, &next)?;
+                let Some(next) = self.load(connection, &cursor.part, &mut cursor.blocks)? else { continue };
+                (cursor.columns, cursor.keys) = next;
                 cursor.at = 0;
             }
             keep.push(cursor);

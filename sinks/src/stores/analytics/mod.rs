@@ -6,9 +6,11 @@
 //!
 //! * [`codec`] — a column as bytes
 //! * [`part`] — a part's rows and blocks
+//! * [`bloom`] — which blocks cannot hold a key
 //! * [`merge`] — several parts as one
 //! * [`scan`] — reading
 
+mod bloom;
 mod codec;
 mod merge;
 mod part;
@@ -44,11 +46,18 @@ pub(crate) fn create(connection: &Connection, store: &'static str) -> Result<(),
                 min_arrival INTEGER NOT NULL, max_arrival INTEGER NOT NULL, columns TEXT NOT NULL);
              CREATE INDEX IF NOT EXISTS parts_by_sink ON parts(sink, min_time);
              CREATE TABLE IF NOT EXISTS blocks(part INTEGER NOT NULL, block INTEGER NOT NULL, rows INTEGER NOT NULL,
-                min_time INTEGER NOT NULL, max_time INTEGER NOT NULL, packed BLOB, PRIMARY KEY(part, block)) WITHOUT ROWID;
+                min_time INTEGER NOT NULL, max_time INTEGER NOT NULL, packed BLOB, keys BLOB, PRIMARY KEY(part, block)) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS block_columns(part INTEGER NOT NULL, block INTEGER NOT NULL, col INTEGER NOT NULL,
                 data BLOB NOT NULL, PRIMARY KEY(part, block, col));",
         )
-        .map_err(fault(store))
+        .map_err(fault(store))?;
+    // A file of before filters were kept: its blocks have none, so they are read.
+    let there =
+        connection.prepare("SELECT 1 FROM pragma_table_info('blocks') WHERE name = 'keys'").and_then(|mut s| s.exists([]));
+    if there.map_err(fault(store))? {
+        return Ok(());
+    }
+    connection.execute_batch("ALTER TABLE blocks ADD COLUMN keys BLOB").map_err(fault(store))
 }
 
 /// Whether the analytics store can hold a table.
@@ -155,7 +164,7 @@ fn merged(
 ) -> Result<Vec<part::Encoded>, StoreError> {
     let shape = Shape::new(layout);
     let all: Vec<usize> = (0..shape.names.len()).collect();
-    let mut merge = Merge::new(layout, parts.to_vec(), &all, (i64::MIN, i64::MAX))?;
+    let mut merge = Merge::new(layout, parts.to_vec(), &all, (i64::MIN, i64::MAX), &[])?;
     let mut blocks = Vec::new();
     let mut held: Vec<Vec<ArrayRef>> = Vec::new();
     let mut rows = 0;

@@ -6,7 +6,7 @@
 use super::super::cells::Cell;
 use super::super::file::fault;
 use super::super::layout::Layout;
-use super::codec;
+use super::{bloom, codec};
 use crate::store::StoreError;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, new_null_array};
 use arrow::compute::{concat, take};
@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use arrow::row::{RowConverter, Rows, SortField};
 use quikflow_topics::schema::arrow_type;
 use rusqlite::Connection;
+use std::collections::VecDeque;
 
 /// Rows in a block at most.
 pub(crate) const BLOCK: usize = 8_192;
@@ -119,6 +120,7 @@ pub(crate) struct Encoded {
     rows: usize,
     time: (i64, i64),
     arrival: (i64, i64),
+    keys: Vec<u8>,
     columns: Vec<Vec<u8>>,
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn encode(shape: &Shape, columns: &[ArrayRef]) -> Result<Encoded, Sto
         rows,
         time: time.iter().flatten().fold((i64::MAX, i64::MIN), range),
         arrival: arrival.iter().flatten().fold((i64::MAX, i64::MIN), range),
+        keys: bloom::encode(shape, columns),
         columns: columns.iter().map(codec::encode).collect::<Result<_, _>>()?,
     })
 }
@@ -174,7 +177,9 @@ pub(crate) fn store(connection: &Connection, sink: &str, shape: &Shape, blocks: 
         .map_err(at)?;
     let part = connection.last_insert_rowid();
     let mut put = connection
-        .prepare_cached("INSERT INTO blocks(part, block, rows, min_time, max_time, packed) VALUES(?1, ?2, ?3, ?4, ?5, ?6)")
+        .prepare_cached(
+            "INSERT INTO blocks(part, block, rows, min_time, max_time, packed, keys) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
         .map_err(at)?;
     let mut put_column =
         connection.prepare_cached("INSERT INTO block_columns(part, block, col, data) VALUES(?1, ?2, ?3, ?4)").map_err(at)?;
@@ -189,7 +194,8 @@ pub(crate) fn store(connection: &Connection, sink: &str, shape: &Shape, blocks: 
             out
         });
         let number = number as i64;
-        put.execute(rusqlite::params![part, number, block.rows as i64, block.time.0, block.time.1, packed]).map_err(at)?;
+        put.execute(rusqlite::params![part, number, block.rows as i64, block.time.0, block.time.1, packed, block.keys])
+            .map_err(at)?;
         if packed.is_none() {
             for (i, column) in block.columns.iter().enumerate() {
                 put_column.execute(rusqlite::params![part, number, i as i64, column]).map_err(at)?;
@@ -284,15 +290,29 @@ pub(crate) fn parts(connection: &Connection, sink: &str, from: i64, to: i64) -> 
     rows.collect::<rusqlite::Result<_>>().map_err(at)
 }
 
-/// The blocks of a part that a range of time touches, in order.
-pub(crate) fn blocks(connection: &Connection, part: i64, from: i64, to: i64) -> Result<Vec<Block>, StoreError> {
+/// The blocks of a part that a range of time touches and that may hold rows of these keys, in order.
+pub(crate) fn blocks(
+    connection: &Connection,
+    shape: &Shape,
+    part: i64,
+    (from, to): (i64, i64),
+    equals: &[(usize, String)],
+) -> Result<VecDeque<Block>, StoreError> {
     let at = fault("analytics");
-    let mut select = connection
-        .prepare_cached("SELECT block, rows FROM blocks WHERE part = ?1 AND max_time >= ?2 AND min_time <= ?3 ORDER BY block")
-        .map_err(at)?;
-    let read = |r: &rusqlite::Row<'_>| Ok(Block { number: r.get(0)?, rows: usize::try_from(r.get::<_, i64>(1)?).unwrap_or(0) });
-    let rows = select.query_map([part, from, to], read).map_err(at)?;
-    rows.collect::<rusqlite::Result<_>>().map_err(at)
+    let filters = if equals.is_empty() { "NULL" } else { "keys" };
+    let sql =
+        format!("SELECT block, rows, {filters} FROM blocks WHERE part = ?1 AND max_time >= ?2 AND min_time <= ?3 ORDER BY block");
+    let mut select = connection.prepare_cached(&sql).map_err(at)?;
+    let mut rows = select.query([part, from, to]).map_err(at)?;
+    let mut blocks = VecDeque::new();
+    while let Some(row) = rows.next().map_err(at)? {
+        let filters = row.get_ref(2).and_then(|v| Ok(v.as_blob_or_null()?)).map_err(at)?;
+        if filters.is_none_or(|filters| bloom::may_hold(shape, filters, equals)) {
+            let length = usize::try_from(row.get::<_, i64>(1).map_err(at)?).unwrap_or(0);
+            blocks.push_back(Block { number: row.get(0).map_err(at)?, rows: length });
+        }
+    }
+    Ok(blocks)
 }
 
 /// Drops parts.

@@ -48,7 +48,7 @@ pub(crate) fn scan(file: &StoreFile, layout: &Arc<Layout>, request: &ScanRequest
     if expires {
         read.push(shape.arrival());
     }
-    let merge = Merge::new(layout, part::parts(connection, &layout.sink.name, range.0, range.1)?, &read, range)?;
+    let merge = Merge::new(layout, part::parts(connection, &layout.sink.name, range.0, range.1)?, &read, range, &request.equals)?;
     let place = |stored: usize| merge.read.iter().position(|c| *c == stored).unwrap_or(0);
     let (time, arrival) = (place(shape.time), place(shape.arrival()));
     let out = Arc::new(schema(layout).project(&columns).map_err(|e| part::arrow_error(&e))?);
