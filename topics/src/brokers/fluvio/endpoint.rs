@@ -1,0 +1,190 @@
+//! The seam: the few calls that the adapter needs of a Fluvio cluster, and the patience around them.
+//!
+//! A real cluster is reached through `client` (feature `fluvio`); tests put an endpoint of their own
+//! behind the same trait, one that fails, repeats and delays.
+
+use crate::broker::BrokerError;
+use crate::clock::SharedClock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The first pause before a call is tried again; each further one is twice as long.
+const FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody knows whether it was done: the connection broke, the time was over. Again is worth while.
+    Lost(String),
+    /// It was not done and will not be: a wrong name, a missing right, another version.
+    Refused(String),
+}
+
+/// A record to be written. Its partition follows from the key (murmur2), and is given as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    /// The key.
+    pub key: Option<String>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its place.
+    pub offset: u64,
+    /// When the cluster took it, in microseconds.
+    pub arrival: i64,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions.
+    pub partitions: u32,
+    /// How long records are kept; none: as long as the cluster can say.
+    pub retention: Option<Duration>,
+}
+
+/// A cluster. Calls block; they may come from any thread that may block.
+pub trait Endpoint: Send + Sync + 'static {
+    /// All topics with the number of their partitions.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn topics(&self) -> Result<Vec<(String, u32)>, Fault>;
+    /// Makes a topic. One that is there already is refused.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn create(&self, topic: &NewTopic) -> Result<(), Fault>;
+    /// Writes records to a partition, in order, and answers their offsets when they are replicated.
+    /// When the answer is lost, any of them may be there, now or a while later.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<Vec<u64>, Fault>;
+    /// Replicated records from an offset on, at most so many, in order; fewer only at the end of
+    /// what was there. From below the first record kept: from that one on.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, Fault>;
+    /// The first offset kept and the next to be written.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64), Fault>;
+    /// Lets time pass before a call is tried again.
+    fn pause(&self, time: Duration);
+}
+
+/// An endpoint, called with patience: what was lost is tried again until the budget is spent.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    endpoint: Arc<dyn Endpoint>,
+    clock: SharedClock,
+    budget: Duration,
+    tries: Arc<AtomicU64>,
+}
+
+impl Cluster {
+    pub(super) fn new(endpoint: Arc<dyn Endpoint>, clock: SharedClock, budget: Duration) -> Cluster {
+        Cluster { endpoint, clock, budget, tries: Arc::default() }
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    /// Calls until there is an answer, it is refused, or the budget is spent.
+    pub(super) fn call<T>(&self, what: &str, call: impl Fn(&dyn Endpoint) -> Result<T, Fault>) -> Result<T, BrokerError> {
+        let mut attempt = Attempt::new(self);
+        loop {
+            match call(self.endpoint.as_ref()) {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => attempt.again(what, &fault)?,
+            }
+        }
+    }
+
+    /// Pauses between tries of something that is more than one call.
+    pub(super) fn attempt(&self) -> Attempt<'_> {
+        Attempt::new(self)
+    }
+
+    /// One try.
+    pub(super) fn once<T>(&self, call: impl FnOnce(&dyn Endpoint) -> Result<T, Fault>) -> Result<T, Fault> {
+        call(self.endpoint.as_ref())
+    }
+
+    /// All of a partition from an offset on, in steps.
+    pub(super) fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, BrokerError> {
+        self.call(&format!("reading topic `{topic}`"), |endpoint| endpoint.read(topic, partition, from, most))
+    }
+
+    /// The first offset kept and the next to be written.
+    pub(super) fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64), BrokerError> {
+        self.call(&format!("asking for the offsets of topic `{topic}`"), |endpoint| endpoint.bounds(topic, partition))
+    }
+
+    /// Writes records of one partition; whether it took more than one try is said.
+    pub(super) fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<(Vec<u64>, bool), BrokerError> {
+        let tries = std::cell::Cell::new(0);
+        let offsets = self.call(&format!("writing to topic `{topic}`"), |endpoint| {
+            tries.set(tries.get() + 1);
+            endpoint.produce(topic, partition, records)
+        })?;
+        Ok((offsets, tries.get() > 1))
+    }
+}
+
+/// Tries of one thing.
+pub(super) struct Attempt<'c> {
+    cluster: &'c Cluster,
+    until: Duration,
+    pause: Duration,
+}
+
+impl<'c> Attempt<'c> {
+    fn new(cluster: &'c Cluster) -> Attempt<'c> {
+        Attempt { cluster, until: cluster.clock.elapsed() + cluster.budget, pause: FIRST }
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// The fault, where trying again is of no use or the budget is spent.
+    pub(super) fn again(&mut self, what: &str, fault: &Fault) -> Result<(), BrokerError> {
+        let now = self.cluster.clock.elapsed();
+        let why = match fault {
+            Fault::Refused(why) => return Err(BrokerError::Storage(format!("fluvio: {what}: {why}"))),
+            Fault::Lost(why) if now >= self.until => {
+                let budget = self.cluster.budget;
+                return Err(BrokerError::Storage(format!(
+                    "fluvio: {what}: no answer within {budget:?}: {why}; check QUIKFLOW_BROKER and that Fluvio runs"
+                )));
+            }
+            Fault::Lost(why) => why,
+        };
+        // Half of the pause is drawn, so that many who lost the same cluster do not come back at once.
+        let try_number = self.cluster.tries.fetch_add(1, Ordering::Relaxed);
+        let drawn = xxhash_rust::xxh3::xxh3_64_with_seed(&now.as_nanos().to_le_bytes(), try_number) % 1000;
+        let half = self.pause / 2;
+        let pause = half + half * u32::try_from(drawn).unwrap_or(0) / 1000;
+        tracing::debug!(what, why, ?pause, "fluvio: tried again");
+        self.cluster.endpoint.pause(pause);
+        self.pause = (self.pause * 2).min(LONGEST);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Reading a topic: each partition from its place on, repeats left out.
+
+use super::Shared;
+use super::record::Incoming;
+use super::sieve::Sieve;
+use super::slice::FluvioSlice;
+use crate::broker::{BrokerError, Positions, Slice, TopicReader};
+use crate::catalogue::TopicSpec;
+use crate::ids::{Offset, PartitionId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Records of a partition asked for in one call.
+const STEP: usize = 1024;
+/// Before its first record a reader looks at so many earlier ones, to know their writers' numbers:
+/// a repeat further behind the record it repeats is not known as one.
+const BEHIND: u64 = 65_536;
+
+/// See [`TopicReader`].
+pub(super) struct FluvioReader {
+    shared: Arc<Shared>,
+    topic: Arc<TopicSpec>,
+    physical: String,
+    /// By partition: the next offset to be fetched.
+    next: Vec<u64>,
+    /// By partition: the next offset to be handed out.
+    positions: Vec<u64>,
+    /// By partition: made with the first record.
+    sieves: Vec<Option<Sieve>>,
+    fetched: VecDeque<Incoming>,
+    /// The partition to begin with, so that none waits for ever.
+    turn: usize,
+}
+
+impl FluvioReader {
+    pub(super) fn open(shared: &Arc<Shared>, topic: Arc<TopicSpec>, from: &Positions) -> Result<FluvioReader, BrokerError> {
+        let mut positions = shared.floors(&topic)?;
+        for (partition, offset) in from {
+            if let Some(position) = positions.get_mut(partition.0 as usize) {
+                *position = (*position).max(offset.0);
+            }
+        }
+        let physical = shared.physical(&topic.name);
+        let sieves = vec![None; positions.len()];
+        Ok(FluvioReader {
+            shared: shared.clone(),
+            topic,
+            physical,
+            next: positions.clone(),
+            positions,
+            sieves,
+            fetched: VecDeque::new(),
+            turn: 0,
+        })
+    }
+
+    /// Fetches some of a partition; whether there was anything.
+    fn fetch(&mut self, partition: usize) -> Result<bool, BrokerError> {
+        let number = u32::try_from(partition).unwrap_or(u32::MAX);
+        let found = self.shared.cluster.read(&self.physical, number, self.next[partition], STEP)?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let sieve = match self.sieves[partition].take() {
+            Some(sieve) => sieve,
+            None => self.sieve_at(number, self.next[partition])?,
+        };
+        let sieve = self.sieves[partition].insert(sieve);
+        for record in found {
+            self.next[partition] = record.offset + 1;
+            let record = Incoming::of(number, record);
+            if sieve.passes(&record) {
+                self.fetched.push_back(record);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A sieve that knows the records before `at`.
+    fn sieve_at(&self, partition: u32, at: u64) -> Result<Sieve, BrokerError> {
+        let mut sieve = Sieve::default();
+        let mut from = at.saturating_sub(BEHIND);
+        while from < at {
+            let found = self.shared.cluster.read(&self.physical, partition, from, STEP)?;
+            let Some(last) = found.last() else { break };
+            from = last.offset + 1;
+            for record in found.into_iter().filter(|record| record.offset < at) {
+                sieve.passes(&Incoming::of(partition, record));
+            }
+        }
+        Ok(sieve)
+    }
+}
+
+impl TopicReader for FluvioReader {
+    fn poll(&mut self, max_rows: usize) -> Result<Option<Arc<dyn Slice>>, BrokerError> {
+        if self.shared.is_closed() {
+            return Err(BrokerError::Closed);
+        }
+        let partitions = self.next.len();
+        while self.fetched.is_empty() {
+            let mut any = false;
+            let turn = self.turn;
+            for partition in (0..partitions).map(|n| (n + turn) % partitions) {
+                any |= self.fetch(partition)?;
+                if self.fetched.len() >= max_rows {
+                    break;
+                }
+            }
+            self.turn = (self.turn + 1) % partitions.max(1);
+            if !any {
+                break;
+            }
+        }
+        if self.fetched.is_empty() {
+            // Read to the end; what stood behind the last record was repeats.
+            for partition in 0..partitions {
+                self.shared.remember_tail(&self.topic.name, partition, self.positions[partition], self.next[partition]);
+            }
+            return Ok(None);
+        }
+        let count = self.fetched.len().min(max_rows.max(1));
+        let slice = FluvioSlice::new(self.topic.clone(), self.fetched.drain(..count).collect());
+        for part in slice.parts() {
+            if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
+                *position = part.next.0;
+            }
+        }
+        Ok(Some(Arc::new(slice)))
+    }
+
+    fn positions(&self) -> Positions {
+        (0..).zip(&self.positions).map(|(partition, offset)| (PartitionId(partition), Offset(*offset))).collect()
+    }
+}
