@@ -13,6 +13,8 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "fluvio")]
+    quikflow_topics::brokers::fluvio::choose_cryptography();
     quikflow_topics::failpoint::init();
     commands::main()
 }

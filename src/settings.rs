@@ -10,13 +10,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 22] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 26] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
     ("kafka_mechanism", false, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 (default)"),
     ("kafka_tls", false, "on: the connections to Kafka are encrypted; off by default"),
     ("kafka_ca", false, "a PEM file of the authorities to trust; the system's when not set"),
+    ("fluvio_domain", false, "the name in Fluvio's certificate: with it the connections are encrypted"),
+    ("fluvio_ca", false, "a PEM file of the authority that signed Fluvio's certificate"),
+    ("fluvio_cert", false, "a PEM file of this client's certificate for Fluvio"),
+    ("fluvio_key", false, "a PEM file of that certificate's key"),
     ("mongodb_url", true, "documents; the embedded store when not set"),
     ("elasticsearch_url", true, "search; the embedded store when not set"),
     ("clickhouse_url", true, "analytics; the embedded store when not set"),
@@ -113,6 +117,12 @@ impl Settings {
         Ok(Settings { values })
     }
 
+    /// These and no others.
+    #[cfg(test)]
+    pub(crate) fn of<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Settings {
+        Settings { values: values.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect() }
+    }
+
     /// A setting's value.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
@@ -139,6 +149,7 @@ impl Settings {
             "embedded" => {}
             broker if broker.starts_with("kafka://") && cfg!(feature = "kafka") => {}
             broker if broker.starts_with("kafka://") => return missing("Kafka", "broker", "kafka"),
+            broker if broker.starts_with("fluvio://") && cfg!(feature = "fluvio") => {}
             broker if broker.starts_with("fluvio://") => return missing("Fluvio", "broker", "fluvio"),
             _ => return Err(Failure::usage("`broker` is none of embedded, kafka://host:port,… and fluvio://host:port")),
         }
@@ -229,7 +240,7 @@ mod tests {
     fn what_is_not_compiled_in_is_refused_with_its_feature() {
         for (text, feature, there) in [
             ("broker = \"kafka://h:9092\"", "kafka", cfg!(feature = "kafka")),
-            ("broker = \"fluvio://h:9003\"", "fluvio", false),
+            ("broker = \"fluvio://h:9003\"", "fluvio", cfg!(feature = "fluvio")),
             ("mongodb_url = \"mongodb://u:pw@h\"", "mongodb", cfg!(feature = "mongodb")),
             ("redis_url = \"redis://:pw@h\"", "redis", cfg!(feature = "redis")),
         ] {

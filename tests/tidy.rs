@@ -9,7 +9,7 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -158,4 +158,65 @@ fn every_rule_has_a_test_that_names_it() {
     // R18 and R19 are Kafka's and come with it.
     let missing: Vec<u32> = (1..=21).filter(|n| *n != 18 && *n != 19 && !named.contains_key(n)).collect();
     assert!(missing.is_empty(), "no test is named after these rules: {missing:?} (write `fn r5_…`)");
+}
+
+/// What docs/guarantees.md quotes as tests and files, and the rows of its tables that quote none.
+fn guarantees(text: &str, tests: &BTreeSet<String>, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let quoted = |line: &str| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let is_test = |word: &str| {
+        word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let is_path = |word: &str| word.contains("/tests/") || word.starts_with("tests/");
+    let mut findings = Vec::new();
+    let mut shown_by = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut wrong = |what: String| findings.push(format!("docs/guarantees.md:{number}: {what}"));
+        for word in quoted(line) {
+            if is_path(&word) && !exists(&word) {
+                wrong(format!("there is no {word}"));
+            } else if is_test(&word) && !word.contains("innodb") && !tests.contains(&word) {
+                wrong(format!("there is no test {word}"));
+            }
+        }
+        let cells: Vec<&str> = line
+            .strip_prefix("| ")
+            .and_then(|row| row.strip_suffix(" |"))
+            .map_or_else(Vec::new, |row| row.split(" | ").collect());
+        let last = cells.last().copied().unwrap_or_default();
+        match last {
+            "" => shown_by &= line.starts_with('|'),
+            "Shown by" => shown_by = true,
+            _ if shown_by && !last.contains("not tested yet") && !quoted(last).iter().any(|word| is_test(word) || is_path(word)) => {
+                wrong(format!("the row of {} names no test", cells.first().copied().unwrap_or_default()));
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+#[test]
+fn guarantees_name_tests_that_exist() {
+    let mut tests = BTreeSet::new();
+    for (_, text) in rust_files() {
+        for line in text.lines().map(str::trim_start) {
+            let name =
+                line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next());
+            tests.extend(name.map(str::to_owned));
+        }
+    }
+    let exists = |path: &str| root().join(path).exists();
+    let text = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    report(&guarantees(&text, &tests, &exists));
+    // The check can fail.
+    for (from, to, finding) in [
+        ("`r10_rows_expire_by_arrival`", "`r10_rows_expire_by_departure`", "there is no test r10_rows_expire_by_departure"),
+        ("`tests/crash.rs`", "`tests/smash.rs`", "there is no tests/smash.rs"),
+        ("`a_zombies_epoch_does_not_count`", "by thinking", "names no test"),
+    ] {
+        let spoilt = text.replace(from, to);
+        assert_ne!(text, spoilt, "docs/guarantees.md does not hold {from}");
+        let found = guarantees(&spoilt, &tests, &exists);
+        assert!(found.iter().any(|found| found.contains(finding)), "{from} → {to}: {found:?}");
+    }
 }

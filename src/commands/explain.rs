@@ -45,6 +45,23 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Ended {
         Format::Mermaid => explain::mermaid,
         Format::Svg => explain::svg,
     };
-    out::line(show(&plan, args.topology.as_deref()).map_err(|error| Failure::usage(error.to_string()))?)?;
+    let shown = show(&plan, args.topology.as_deref()).map_err(|error| Failure::usage(error.to_string()))?;
+    let (broker, promise) = process::promise(settings);
+    out::line(match args.format {
+        Format::Text => format!("{}\n\nbroker {broker}: {promise}", shown.trim_end()),
+        Format::Json => with_broker(&shown, broker, promise)?,
+        // Pictures are of the plan alone.
+        Format::Mermaid | Format::Svg => shown,
+    })?;
     Ok(Outcome::Done)
+}
+
+/// The plan's JSON with what the configured broker promises.
+fn with_broker(plan: &str, broker: &str, promise: &str) -> Result<String, Failure> {
+    let failed = |error: serde_json::Error| Failure::failed(error.to_string());
+    let mut plan: serde_json::Value = serde_json::from_str(plan).map_err(failed)?;
+    if let Some(object) = plan.as_object_mut() {
+        object.insert("broker".to_owned(), serde_json::json!({ "name": broker, "guarantee": promise }));
+    }
+    serde_json::to_string_pretty(&plan).map_err(failed)
 }

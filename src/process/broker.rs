@@ -16,6 +16,9 @@ pub(crate) enum Choice {
     /// Kafka.
     #[cfg(feature = "kafka")]
     Kafka(KafkaSettings),
+    /// Fluvio: its URL, and its files for TLS.
+    #[cfg(feature = "fluvio")]
+    Fluvio(String, Option<quikflow_topics::brokers::fluvio::Tls>),
 }
 
 /// What the settings say of Kafka.
@@ -44,6 +47,10 @@ impl Choice {
         #[cfg(feature = "kafka")]
         if let Some(url) = settings.get("broker").filter(|url| url.starts_with("kafka://")) {
             return Ok(Choice::Kafka(kafka(url, settings)?));
+        }
+        #[cfg(feature = "fluvio")]
+        if let Some(url) = settings.get("broker").filter(|url| url.starts_with("fluvio://")) {
+            return Ok(Choice::Fluvio(url.to_owned(), fluvio_tls(settings)?));
         }
         // What is not compiled in is refused here.
         settings.check_components().map(|()| Choice::Embedded)
@@ -80,7 +87,58 @@ impl Choice {
                 let broker = KafkaBroker::open(options).map_err(|error| Failure::usage(error.to_string()))?;
                 Ok((broker, None))
             }
+            #[cfg(feature = "fluvio")]
+            Choice::Fluvio(url, tls) => {
+                use crate::exit::Context;
+                use quikflow_topics::brokers::fluvio::{FluvioBroker, FluvioOptions};
+                std::fs::create_dir_all(data).usage(data.display())?;
+                let options = FluvioOptions::from_url(url, clock.clone()).usage("QUIKFLOW_BROKER")?;
+                let options = FluvioOptions { tls: tls.clone(), ..options };
+                let broker = FluvioBroker::open(options).map_err(|error| Failure::usage(error.to_string()))?;
+                Ok((broker, None))
+            }
         }
+    }
+}
+
+/// What an epoch's commit promises on the broker that the settings name: its name, and the promise.
+pub(crate) fn promise(settings: &Settings) -> (&'static str, &'static str) {
+    let exactly = "exactly once: outputs, state and offsets of an epoch become visible together";
+    match settings.get("broker").unwrap_or("embedded").split("://").next() {
+        Some("kafka") => ("kafka", exactly),
+        Some("fluvio") => (
+            "fluvio",
+            "at least once under deterministic ids: an output may stand in its topic several times under one id; \
+             quikflow's readers pass each once, other readers have to",
+        ),
+        _ => ("embedded", exactly),
+    }
+}
+
+/// All four files or none.
+#[cfg(feature = "fluvio")]
+fn fluvio_tls(settings: &Settings) -> Result<Option<quikflow_topics::brokers::fluvio::Tls>, Failure> {
+    let of = |name: &str| settings.get(name).map(str::to_owned);
+    match (of("fluvio_domain"), of("fluvio_ca"), of("fluvio_cert"), of("fluvio_key")) {
+        (None, None, None, None) => Ok(None),
+        (Some(domain), Some(ca), Some(cert), Some(key)) => {
+            Ok(Some(quikflow_topics::brokers::fluvio::Tls { domain, ca, cert, key }))
+        }
+        _ => Err(Failure::usage("`fluvio_domain`, `fluvio_ca`, `fluvio_cert` and `fluvio_key` go together; set all or none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_promise_follows_the_broker() {
+        let of = |broker: Option<&str>| promise(&Settings::of(broker.map(|url| ("broker", url))));
+        assert_eq!(of(None).0, "embedded");
+        assert!(of(Some("kafka://h:1")).1.starts_with("exactly once"));
+        let (name, promise) = of(Some("fluvio://h:1"));
+        assert!(name == "fluvio" && promise.contains("deterministic ids") && promise.contains("readers pass each once"));
     }
 }
 

@@ -14,7 +14,7 @@ mod logging;
 mod served;
 
 pub(crate) use anchors::read as read_anchors;
-pub(crate) use broker::Choice;
+pub(crate) use broker::{Choice, promise};
 pub(crate) use introspect::{outputs_of, reset_with};
 pub(crate) use logging::init as init_logging;
 

@@ -13,7 +13,7 @@ use common::{conformance, lane, letter, piece, read, rows, spec};
 use fake::{Dice, Fake, Line};
 use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Guarantee, Positions, ResetFrom, StateKind};
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
-use quikflow_topics::brokers::fluvio::{FluvioBroker, FluvioOptions};
+use quikflow_topics::brokers::fluvio::{Endpoint, FluvioBroker, FluvioOptions, Raw};
 use quikflow_topics::catalogue::{TopicKind, TopicSpec};
 use quikflow_topics::clock::{Clock, SharedClock, SystemClock};
 use quikflow_topics::dead_letter::DeadLetterFilter;
@@ -30,6 +30,7 @@ crate::tests! {
     r17_a_lane_moves_to_another_process_and_doubles_nothing,
     a_zombies_epoch_does_not_count,
     an_outage_is_waited_for_and_a_refusal_is_not,
+    r18_what_others_wrote_wrongly_is_a_dead_letter,
     a_long_journal_is_begun_anew,
     what_does_not_fit_is_said_at_the_start,
     the_same_calls_on_a_real_cluster,
@@ -356,6 +357,23 @@ fn an_outage_is_waited_for_and_a_refusal_is_not() {
     fake.refuse("the topic is read-only");
     assert!(append().unwrap_err().to_string().contains("the topic is read-only"));
     assert!(fake.pauses.lock().unwrap().is_empty());
+}
+
+/// A record that is no event of its topic stops nobody; one that others wrote rightly is read.
+fn r18_what_others_wrote_wrongly_is_a_dead_letter() {
+    let events = spec("events", TopicKind::Events);
+    let fake = Fake::new(9, 0);
+    let (broker, line) = started(&fake, i64::MAX, std::slice::from_ref(&events)).unwrap();
+    let event = |n: &str| format!(r#"{{"type":"T","timestamp":"2026-01-01T00:00:00Z","payload":{{"text":"a","n":{n}}}}}"#);
+    let values = [event("1"), "no JSON".to_owned(), event("\"one\""), event("2")];
+    let records: Vec<Raw> = values.iter().map(|value| Raw { key: None, value: value.clone().into_bytes() }).collect();
+    line.produce("test-events", 1, &records).unwrap();
+    for _ in 0..2 {
+        assert_eq!(numbers(broker.as_ref(), "events"), [1, 2]);
+        let letters = broker.dead_letters(&DeadLetterFilter::default()).unwrap();
+        let found: Vec<_> = letters.iter().rev().map(|(_, l)| (l.origin.clone().unwrap().offset.0, l.bytes.clone())).collect();
+        assert_eq!(found, [(1, values[1].clone().into_bytes()), (2, values[2].clone().into_bytes())]);
+    }
 }
 
 /// The way to the state stays short: a start begins at the last whole book.

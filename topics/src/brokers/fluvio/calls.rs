@@ -10,10 +10,11 @@ use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
 };
-use crate::catalogue::{Cleanup, TopicSpec};
+use crate::catalogue::{Cleanup, TopicKind, TopicSpec};
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
-use arrow::array::RecordBatch;
+use crate::schema::ID;
+use arrow::array::{Array, RecordBatch};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -133,9 +134,13 @@ impl Broker for FluvioBroker {
         }
         let rows = door::encode(&append)?;
         let letters = append.dead_letters.iter().map(dead::encode).collect::<Result<Vec<_>, _>>()?;
+        // Ids are not looked up: who sends one is told that a repeat would not be known.
+        let ids = append.rows.iter().any(|set| {
+            set.topic.kind == TopicKind::Events && set.rows.column_by_name(ID).is_some_and(|ids| ids.null_count() < ids.len())
+        });
         let (answer, ticket) = Ticket::new();
         let deadline = self.shared.cluster.clock().elapsed() + LANE_WAIT;
-        self.hand(Work { rows, append, letters, deadline, answer })?;
+        self.hand(Work { rows, ids, append, letters, deadline, answer })?;
         Ok(ticket)
     }
 
@@ -159,7 +164,7 @@ impl Broker for FluvioBroker {
         let floor = self.shared.floors(&spec)?.get(partition.0 as usize).copied().unwrap_or(0);
         let found = self.shared.cluster.read(&self.shared.physical(topic), partition.0, offset.0, 1)?.pop();
         let Some(found) = found.filter(|found| found.offset == offset.0 && offset.0 >= floor) else { return Ok(None) };
-        let slice = FluvioSlice::new(spec.clone(), vec![Incoming::of(partition.0, found)]);
+        let slice = FluvioSlice::new(&self.shared, spec.clone(), vec![Incoming::of(partition.0, found)]);
         slice.decode(&Projection::all(&spec)).map(Some)
     }
 

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(20);
+/// Bytes after which a call has read enough.
+const READ: usize = 8 << 20;
 /// Most bytes of one request and of one batch.
 const REQUEST: usize = 4 << 20;
 
@@ -55,29 +57,18 @@ impl ::fluvio::Partitioner for ByKey {
 }
 
 /// What a failure means for who tries again.
-fn fault(error: &anyhow_like::Error) -> Fault {
-    anyhow_like::fault(error)
-}
-
-/// The client's errors are `anyhow`'s; they are told apart by what is inside.
-mod anyhow_like {
-    use super::{Fault, FluvioError};
-
-    pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    pub(super) fn fault(error: &Error) -> Fault {
-        let text = error.to_string();
-        match error.downcast_ref::<FluvioError>() {
-            Some(
-                FluvioError::MinimumPlatformVersion { .. }
-                | FluvioError::MaximumPlatformVersion { .. }
-                | FluvioError::ClientConfig(_)
-                | FluvioError::ConsumerConfig(_)
-                | FluvioError::TopicProducerConfigBuilder(_)
-                | FluvioError::NegativeOffset(_),
-            ) => Fault::Refused(format!("{text}; look at QUIKFLOW_BROKER and QUIKFLOW_FLUVIO_…")),
-            _ => Fault::Lost(text),
-        }
+fn fault(error: &anyhow::Error) -> Fault {
+    let text = error.to_string();
+    match error.downcast_ref::<FluvioError>() {
+        Some(
+            FluvioError::MinimumPlatformVersion { .. }
+            | FluvioError::MaximumPlatformVersion { .. }
+            | FluvioError::ClientConfig(_)
+            | FluvioError::ConsumerConfig(_)
+            | FluvioError::TopicProducerConfigBuilder(_)
+            | FluvioError::NegativeOffset(_),
+        ) => Fault::Refused(format!("{text}; look at QUIKFLOW_BROKER and QUIKFLOW_FLUVIO_…")),
+        _ => Fault::Lost(text),
     }
 }
 
@@ -87,10 +78,7 @@ impl Client {
     /// # Errors
     /// The operating system gives no threads.
     pub fn new(options: &FluvioOptions) -> Result<Client, BrokerError> {
-        // Two providers of cryptography are compiled in: this one is the project's. Another may be set already.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            tracing::debug!("a provider of cryptography was set before");
-        }
+        super::choose_cryptography();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("fluvio").enable_all().build();
         let runtime = runtime.map_err(|e| BrokerError::Storage(format!("fluvio: no threads: {e}")))?;
         let policy = |tls: &Tls| {
@@ -111,7 +99,7 @@ impl Client {
     fn run<T, F>(&self, call: impl FnOnce(Arc<Inner>) -> F) -> Result<T, Fault>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, anyhow_like::Error>> + Send + 'static,
+        F: Future<Output = Result<T, anyhow::Error>> + Send + 'static,
     {
         let (answer, answered) = std::sync::mpsc::channel();
         let inner = self.inner.clone();
@@ -134,7 +122,7 @@ impl Client {
 }
 
 impl Inner {
-    async fn connected(&self) -> Result<Arc<Fluvio>, anyhow_like::Error> {
+    async fn connected(&self) -> Result<Arc<Fluvio>, anyhow::Error> {
         let mut connection = self.connection.lock().await;
         match connection.as_ref() {
             Some(connected) => Ok(connected.clone()),
@@ -146,7 +134,7 @@ impl Inner {
         }
     }
 
-    async fn producer(&self, topic: &str) -> Result<Arc<TopicProducerPool>, anyhow_like::Error> {
+    async fn producer(&self, topic: &str) -> Result<Arc<TopicProducerPool>, anyhow::Error> {
         if let Some(producer) = self.producers.lock().get(topic) {
             return Ok(producer.clone());
         }
@@ -164,7 +152,7 @@ impl Inner {
     }
 
     /// Records from an offset to the end, at most so many.
-    async fn some(&self, topic: &str, partition: u32, from: Offset, most: usize) -> Result<Vec<Found>, anyhow_like::Error> {
+    async fn some(&self, topic: &str, partition: u32, from: Offset, most: usize) -> Result<Vec<Found>, anyhow::Error> {
         let config = ConsumerConfigExtBuilder::default()
             .topic(topic)
             .partition(partition)
@@ -174,11 +162,13 @@ impl Inner {
             .retry_mode(RetryMode::Disabled)
             .build()?;
         let mut stream = self.connected().await?.consumer_with_config(config).await?;
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0);
         while found.len() < most
+            && bytes < READ
             && let Some(record) = stream.next().await
         {
             let record = record?;
+            bytes += record.value().len();
             found.push(Found {
                 offset: u64::try_from(record.offset()).unwrap_or(0),
                 arrival: record.timestamp().saturating_mul(1000),
@@ -224,7 +214,7 @@ impl Endpoint for Client {
             for output in sent {
                 let placed = output.wait().await?;
                 if placed.partition_id() != partition {
-                    return Err(format!("a record went to partition {} instead of {partition}", placed.partition_id()).into());
+                    anyhow::bail!("a record went to partition {} instead of {partition}", placed.partition_id());
                 }
                 offsets.push(u64::try_from(placed.offset()).unwrap_or(0));
             }

@@ -25,6 +25,8 @@ const STEP: usize = 1024;
 pub(super) struct Work {
     /// By element of the append's rows.
     pub(super) rows: Vec<Vec<Outgoing>>,
+    /// Whether any row has an id of its own.
+    pub(super) ids: bool,
     pub(super) append: Append,
     /// Dead letters, encoded.
     pub(super) letters: Vec<String>,
@@ -218,6 +220,7 @@ impl Door {
 /// The answer before anything is known of places.
 fn unplaced(work: &Work) -> Appended {
     let mut appended = Appended { accepted: work.rows.iter().map(|rows| rows.len() as u64).sum(), ..Appended::default() };
+    appended.duplicates_unknown = work.ids && work.append.lane.is_none();
     if work.append.want_positions {
         appended.positions = work.rows.iter().map(|rows| vec![None; rows.len()]).collect();
         if work.append.lane.is_none() {

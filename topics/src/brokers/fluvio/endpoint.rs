@@ -74,8 +74,8 @@ pub trait Endpoint: Send + Sync + 'static {
     /// # Errors
     /// See [`Fault`].
     fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<Vec<u64>, Fault>;
-    /// Replicated records from an offset on, at most so many, in order; fewer only at the end of
-    /// what was there. From below the first record kept: from that one on.
+    /// Replicated records from an offset on, in order, at most so many and no more than some MiB of
+    /// them; none only at the end. From below the first record kept: from that one on.
     ///
     /// # Errors
     /// See [`Fault`].

@@ -7,7 +7,7 @@
 //! * `book`, `journal`, `epochs`: an epoch is an entry of the journal, then its outputs are written under its ids
 //!
 //! All but `client` is always compiled, and tested over an endpoint that fails. The mapping and its
-//! reasons are in `docs/adr/006-fluvio.md`.
+//! reasons are in `docs/adr/007-fluvio.md`.
 //!
 //! **Invariants**: nothing is believed to be written but what was answered or read back. A writer
 //! numbers its records of a partition upwards, and goes on only after an answer.
@@ -133,6 +133,15 @@ impl std::fmt::Debug for FluvioBroker {
     }
 }
 
+/// Says which provider of cryptography is used, first thing in `main`: the client brings a second
+/// one, and with two the TLS of every client would refuse to choose.
+#[cfg(feature = "fluvio")]
+pub fn choose_cryptography() {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a provider of cryptography was chosen before");
+    }
+}
+
 impl FluvioBroker {
     /// Connects to a cluster, and makes or checks quikflow's own topics.
     ///
@@ -156,7 +165,10 @@ impl FluvioBroker {
     ) -> Result<Arc<FluvioBroker>, BrokerError> {
         static STARTED: AtomicU64 = AtomicU64::new(0);
         let nth = STARTED.fetch_add(1, Ordering::Relaxed);
-        let who = format!("door-{:x}-{:x}-{nth}", clock.now().0, std::process::id());
+        // Drawn by the operating system: two processes must never share a name, or one's records
+        // would pass for repeats of the other's.
+        let drawn = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), nth);
+        let who = format!("door-{:x}-{drawn:x}-{nth}", clock.now().0);
         let cluster = Cluster::new(endpoint, clock, budget);
         let own = |name: &str| physical(prefix, &format!("quikflow-{name}"));
         let wanted = ["journal", "starts", "dead", "lanes"].map(|name| (own(name), 1, None));

@@ -120,7 +120,7 @@ impl TopicReader for FluvioReader {
             return Ok(None);
         }
         let count = self.fetched.len().min(max_rows.max(1));
-        let slice = FluvioSlice::new(self.topic.clone(), self.fetched.drain(..count).collect());
+        let slice = FluvioSlice::new(&self.shared, self.topic.clone(), self.fetched.drain(..count).collect());
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
                 *position = part.next.0;

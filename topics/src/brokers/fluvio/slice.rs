@@ -1,13 +1,18 @@
 //! A slice of records, decoded when asked for.
 
+use super::Shared;
 use super::record::Incoming;
 use crate::broker::{BrokerError, Projection, Slice, SlicePart};
 use crate::catalogue::TopicSpec;
+use crate::dead_letter::{DeadLetter, DeadLetterStatus, Origin};
 use crate::ids::{EventTime, Offset, PartitionId};
 use crate::json::{StoredDecoder, StoredRecord};
 use crate::schema::{ARRIVAL_TIME, OFFSET, PARTITION};
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// Bytes of a record that its dead letter keeps.
+const KEPT: usize = 64 << 10;
 
 /// See [`Slice`]. Offsets have gaps where repeats were.
 pub(super) struct FluvioSlice {
@@ -16,11 +21,13 @@ pub(super) struct FluvioSlice {
     records: Vec<Incoming>,
     parts: Vec<SlicePart>,
     bytes: usize,
-    whole: OnceLock<Result<RecordBatch, BrokerError>>,
+    whole: OnceLock<Result<(RecordBatch, Vec<u32>), BrokerError>>,
+    /// Where records that are none of the topic are reported.
+    shared: Weak<Shared>,
 }
 
 impl FluvioSlice {
-    pub(super) fn new(topic: Arc<TopicSpec>, mut records: Vec<Incoming>) -> FluvioSlice {
+    pub(super) fn new(shared: &Arc<Shared>, topic: Arc<TopicSpec>, mut records: Vec<Incoming>) -> FluvioSlice {
         records.sort_by_key(|record| (record.partition, record.offset));
         let mut parts: Vec<SlicePart> = Vec::new();
         for record in &records {
@@ -42,23 +49,32 @@ impl FluvioSlice {
             }
         }
         let bytes = records.iter().map(Incoming::size).sum();
-        FluvioSlice { topic, records, parts, bytes, whole: OnceLock::new() }
+        FluvioSlice { topic, records, parts, bytes, whole: OnceLock::new(), shared: Arc::downgrade(shared) }
     }
 
-    /// All columns, in the order of the topic's whole schema.
-    fn whole(&self) -> Result<RecordBatch, BrokerError> {
+    /// All columns, in the order of the topic's whole schema, and the rows that say nothing. The dead
+    /// letters of these are stored when this returns.
+    fn whole(&self) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
         let mut decoder = StoredDecoder::new(&self.topic);
-        for record in &self.records {
+        let (mut bad, mut letters) = (Vec::new(), Vec::new());
+        for (row, record) in (0_u32..).zip(&self.records) {
             let stored = StoredRecord {
                 value: &record.value,
                 key: record.key.as_deref(),
                 ty: record.ty.as_deref().unwrap_or("ROW"),
                 event_time: record.event_time,
             };
-            decoder.take(stored).map_err(|why| {
-                let (topic, partition, offset) = (&self.topic.name, record.partition, record.offset);
-                BrokerError::Storage(format!("fluvio: the record at `{topic}` {partition}/{offset} is none of this topic: {why}"))
-            })?;
+            if let Err(why) = decoder.take(stored) {
+                decoder.skip(record.event_time);
+                bad.push(row);
+                letters.push(self.letter(record, why));
+            }
+        }
+        if !letters.is_empty() {
+            let shared = self.shared.upgrade().ok_or(BrokerError::Closed)?;
+            tracing::warn!(topic = self.topic.name, records = letters.len(), "fluvio: records that are none of this topic");
+            let letters = letters.iter().map(super::dead::encode).collect::<Result<Vec<_>, _>>()?;
+            shared.write_letters(&letters, &[])?;
         }
         let broken = |e: arrow::error::ArrowError| BrokerError::Storage(format!("fluvio: {e}"));
         let rows = decoder.finish().map_err(broken)?;
@@ -73,7 +89,42 @@ impl FluvioSlice {
             }
         };
         let columns = schema.fields().iter().map(column).collect();
-        RecordBatch::try_new(schema, columns).map_err(broken)
+        Ok((RecordBatch::try_new(schema, columns).map_err(broken)?, bad))
+    }
+
+    /// One letter a record, whoever reads it first.
+    fn letter(&self, record: &Incoming, why: String) -> DeadLetter {
+        let topic = &self.topic.name;
+        let bytes = record.value.get(..record.value.len().min(KEPT)).unwrap_or_default().to_vec();
+        DeadLetter {
+            id: format!("record:{topic}:{}:{}", record.partition, record.offset),
+            at: EventTime(record.arrival),
+            cause: "decoding".to_owned(),
+            code: "not_an_event".to_owned(),
+            path: None,
+            message: why,
+            topology: None,
+            step: None,
+            origin: Some(Origin {
+                topic: topic.clone(),
+                partition: PartitionId(record.partition),
+                offset: Offset(record.offset),
+            }),
+            bytes,
+            full_size: record.value.len() as u64,
+            status: DeadLetterStatus::Open,
+        }
+    }
+
+    fn columns(&self, whole: &RecordBatch, projection: &Projection) -> Result<RecordBatch, BrokerError> {
+        let rows = whole.num_rows();
+        let fields = projection.columns.iter().zip(projection.schema.fields());
+        let columns: Vec<ArrayRef> = fields
+            .map(|(name, field)| whole.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows)))
+            .collect();
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options)
+            .map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))
     }
 }
 
@@ -91,14 +142,16 @@ impl Slice for FluvioSlice {
     }
 
     fn decode(&self, projection: &Projection) -> Result<RecordBatch, BrokerError> {
-        let whole = self.whole.get_or_init(|| self.whole()).clone()?;
-        let rows = whole.num_rows();
-        let fields = projection.columns.iter().zip(projection.schema.fields());
-        let columns: Vec<ArrayRef> = fields
-            .map(|(name, field)| whole.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows)))
-            .collect();
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options)
-            .map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))
+        let (rows, bad) = self.decode_all(projection)?;
+        if bad.is_empty() {
+            return Ok(rows);
+        }
+        let good = UInt32Array::from_iter_values((0..rows.num_rows() as u32).filter(|row| bad.binary_search(row).is_err()));
+        arrow::compute::take_record_batch(&rows, &good).map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))
+    }
+
+    fn decode_all(&self, projection: &Projection) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
+        let (whole, bad) = self.whole.get_or_init(|| self.whole()).clone()?;
+        Ok((self.columns(&whole, projection)?, bad))
     }
 }
