@@ -4,6 +4,7 @@
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY topics topics
 COPY gateway gateway
 COPY ingest ingest

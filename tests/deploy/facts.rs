@@ -60,7 +60,8 @@ impl Facts {
         let workspace = &manifest["workspace"];
         let mut sources: Vec<String> =
             workspace["members"].as_array().unwrap().iter().map(|member| member.as_str().unwrap().to_owned()).collect();
-        sources.push("src".to_owned());
+        // What cargo is told beside the manifest changes what is built.
+        sources.extend(["src", ".cargo"].map(str::to_owned));
         // Cargo reads no manifest whose named targets are missing.
         for bench in manifest.get("bench").and_then(|b| b.as_array()).into_iter().flatten() {
             sources.push(bench["path"].as_str().unwrap().to_owned());
