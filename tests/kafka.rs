@@ -19,11 +19,12 @@ use support::count::Expected;
 use support::kafka::{Broker, Kafka};
 use support::random::Random;
 use support::traffic::{generated, input, pause, spawn_send};
-use support::{Server, Start, free_ports, harness};
+use support::{Server, Start, both, free_ports, harness};
 
 crate::tests! {
     async the_main_job_is_exact_on_kafka,
     async r17_r19_kills_of_the_server_and_of_send_change_nothing,
+    async r19_another_client_sees_each_output_once,
     async r19_a_kill_at_every_failpoint_changes_nothing,
     async r19_kafka_killed_and_frozen_changes_nothing,
     async r19_processes_come_and_go_and_the_answer_stays,
@@ -86,6 +87,43 @@ async fn r17_r19_kills_of_the_server_and_of_send_change_nothing() {
     assert_eq!(send_kills, 5, "send was done before it could be killed");
     settled(&server, send, &expected).await;
     assert_eq!(server.stop().code(), Some(0));
+}
+
+/// Python's client, read_committed, while our process is killed in the middle of commits.
+async fn r19_another_client_sees_each_output_once() {
+    let kafka = Kafka::named("other");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, expected) = generated(folder.path(), 40_000);
+    let data = folder.path().join("data");
+    let start = Start { ports: Some(free_ports()), ..kafka.start() };
+    let mut send = slow_send(&file, start.ports.unwrap().0);
+    for round in 0..6 {
+        let mut start = start.clone();
+        let place = if round % 2 == 0 { "log.commit.before" } else { "log.commit.after" };
+        start.env.push(("QUIKFLOW_FAILPOINT".to_owned(), format!("{place}:{}", 20 + 7 * round)));
+        let Ok(mut server) = start.try_run(&data) else { continue };
+        for _ in 0..3_000 {
+            if server.ended().is_some() || send.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let server = start.run(&data);
+    settled(&server, send, &expected).await;
+    let sent: u64 = expected.activity.values().map(|(messages, ..)| messages).sum();
+    for (topic, records) in [("analytics.channel-activity", None), ("QuikApp.messages", Some(sent))] {
+        let python = std::env::var("QUIKFLOW_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let mut command = std::process::Command::new(python);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/read_committed.py"));
+        command.arg(&kafka.brokers).arg(format!("{}.{topic}", kafka.prefix)).args(records.map(|n| n.to_string()));
+        let output = command.output().unwrap();
+        println!("{topic}: {}", both(&output));
+        if output.status.code() == Some(77) {
+            harness::skip("no confluent-kafka for this Python (QUIKFLOW_TEST_PYTHON)");
+        }
+        assert!(output.status.success(), "{topic}: {}", both(&output));
+    }
 }
 
 /// Where the process is ended on purpose; each place is hit at its first and at its third time.
@@ -186,7 +224,7 @@ async fn r19_processes_come_and_go_and_the_answer_stays() {
     println!("seed {seed}");
     let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
-    let (file, expected) = input(folder.path());
+    let (file, expected) = generated(folder.path(), 40_000);
     let rest = rest(&kafka);
     let server = rest.run(&folder.path().join("rest"));
     let mut running = vec![pipelines(&kafka, folder.path(), "p0"), pipelines(&kafka, folder.path(), "p1")];
@@ -217,7 +255,7 @@ async fn r19_processes_come_and_go_and_the_answer_stays() {
 async fn r19_a_zombie_is_refused() {
     let kafka = Kafka::named("zombie");
     let folder = tempfile::tempdir().unwrap();
-    let (file, expected) = input(folder.path());
+    let (file, expected) = generated(folder.path(), 40_000);
     let rest = rest(&kafka);
     let server = rest.run(&folder.path().join("rest"));
     let mut zombie = pipelines(&kafka, folder.path(), "zombie");
@@ -244,7 +282,7 @@ async fn r18_a_retry_goes_to_the_other_ingest_process() {
     println!("seed {seed}");
     let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
-    let (file, expected) = input(folder.path());
+    let (file, expected) = generated(folder.path(), 40_000);
     let others = Start { args: ["pipelines", "sinks", "query"].map(str::to_owned).to_vec(), ..kafka.start() };
     let server = others.run(&folder.path().join("others"));
     let ports = free_ports();

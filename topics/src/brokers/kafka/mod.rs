@@ -5,7 +5,7 @@
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
 //! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
 //! * `member`: the group by which several processes share the pipelines' work
-//! * `progress`: how far everybody has come, in `quikflow.progress`
+//! * `progress`: how far everybody has come, in `quikflow.progress`; `tails`: where logs end
 //! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
 //!
 //! The mapping and its reasons are in `docs/adr/005-kafka.md`.
@@ -27,6 +27,7 @@ mod reader;
 mod record;
 mod slice;
 mod table;
+mod tails;
 mod transactions;
 
 pub use config::{KafkaOptions, Login};
@@ -57,8 +58,7 @@ struct Shared {
     committed: Client,
     everything: Client,
     figures: Mutex<HashMap<String, (Duration, TopicStats)>>,
-    /// Where only markers stand: (topic, partition) → (after the last record, end of the log).
-    tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
+    tails: Mutex<tails::Tails>,
     progress: Mutex<Option<progress::Progress>>,
     own: Mutex<progress::Own>,
     /// Records that retention took before they were read here, by topic.
@@ -230,10 +230,7 @@ impl Shared {
     fn remember_tail(&self, topic: &str, partition: i32, next: u64, end: Option<u64>) {
         let Ok(partition) = u32::try_from(partition) else { return };
         let Some(end) = end.filter(|end| *end > next) else { return };
-        let mut tails = self.tails.lock();
-        let tail = tails.entry((topic.to_owned(), partition)).or_insert((next, end));
-        *tail = if tail.1 == end { (tail.0.min(next), end) } else { (next, end) };
-        drop(tails);
+        self.tails.lock().remember(topic, partition, next, end);
         self.figures.lock().remove(topic);
     }
 
@@ -256,13 +253,8 @@ impl Shared {
             return Ok(stats.clone());
         }
         let (start, mut end) = (self.offsets(&spec, At::Beginning)?, self.offsets(&spec, At::End)?);
-        let tails = self.tails.lock();
-        for (partition, (end, start)) in (0_u32..).zip(end.iter_mut().zip(&start)) {
-            if let Some((next, _)) = tails.get(&(topic.to_owned(), partition)).filter(|(_, at)| at == end) {
-                *end = (*next).max(*start);
-            }
-        }
-        drop(tails);
+        self.look_at_tails(topic, &start, &end, now)?;
+        self.tails.lock().cut(topic, &start, &mut end);
         let records = start.iter().zip(&end).map(|(start, end)| end.saturating_sub(*start)).sum();
         let stats = TopicStats { topic: topic.to_owned(), start, end, records, chunks: 0, bytes: 0 };
         self.figures.lock().insert(topic.to_owned(), (now, stats.clone()));

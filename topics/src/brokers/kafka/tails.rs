@@ -1,0 +1,115 @@
+//! Where a partition's last record ends, and where its log does: between them stand the markers that
+//! end transactions, which are no records and nobody's lag.
+//!
+//! Readers in this process note it when they come to an end. Of topics that nobody reads here it is
+//! looked up, once a partition has come to rest.
+
+use super::Shared;
+use super::config::Client;
+use crate::broker::BrokerError;
+use rdkafka::Message;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// So long a partition has been at rest before it is looked into.
+const REST: Duration = Duration::from_millis(300);
+/// So many offsets before the end are looked at.
+const LOOK: u64 = 64;
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What is known of partitions' ends.
+#[derive(Default)]
+pub(super) struct Tails {
+    /// (topic, partition) → (after the last record, end of the log).
+    known: HashMap<(String, u32), (u64, u64)>,
+    /// (topic, partition) → (end of the log, since when).
+    seen: HashMap<(String, u32), (u64, Duration)>,
+    reader: Option<Client>,
+}
+
+impl Tails {
+    /// Between `next` and `end` stand markers only.
+    pub(super) fn remember(&mut self, topic: &str, partition: u32, next: u64, end: u64) {
+        let tail = self.known.entry((topic.to_owned(), partition)).or_insert((next, end));
+        *tail = if tail.1 == end { (tail.0.min(next), end) } else { (next, end) };
+    }
+
+    /// Takes markers off the ends.
+    pub(super) fn cut(&self, topic: &str, start: &[u64], end: &mut [u64]) {
+        for (partition, (end, start)) in (0_u32..).zip(end.iter_mut().zip(start)) {
+            if let Some((next, _)) = self.known.get(&(topic.to_owned(), partition)).filter(|(_, at)| at == end) {
+                *end = (*next).max(*start);
+            }
+        }
+    }
+
+    /// Partitions at rest of whose ends nothing is known: (partition, where to look from, end).
+    fn unknown(&mut self, topic: &str, start: &[u64], end: &[u64], now: Duration) -> Vec<(u32, u64, u64)> {
+        let mut unknown = Vec::new();
+        for (partition, (start, end)) in (0_u32..).zip(start.iter().zip(end)) {
+            let key = (topic.to_owned(), partition);
+            let seen = self.seen.entry(key.clone()).or_insert((*end, now));
+            if seen.0 != *end {
+                *seen = (*end, now);
+            }
+            let rested = now.saturating_sub(seen.1) >= REST;
+            if rested && end > start && self.known.get(&key).is_none_or(|(_, at)| at != end) {
+                unknown.push((partition, end.saturating_sub(LOOK).max(*start), *end));
+            }
+        }
+        unknown
+    }
+}
+
+impl Shared {
+    /// Looks at the ends of partitions of which nothing is known yet.
+    pub(super) fn look_at_tails(&self, topic: &str, start: &[u64], end: &[u64], now: Duration) -> Result<(), BrokerError> {
+        let mut tails = self.tails.lock();
+        let unknown = tails.unknown(topic, start, end, now);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let reader = match tails.reader.take() {
+            Some(reader) => reader,
+            None => self.options.reader()?,
+        };
+        for (partition, next, end) in look(&reader, &self.physical(topic), &unknown).unwrap_or_default() {
+            tails.remember(topic, partition, next, end);
+        }
+        tails.reader = Some(reader);
+        Ok(())
+    }
+}
+
+/// (partition, after the last record, end) of those that answered.
+fn look(reader: &Client, physical: &str, asked: &[(u32, u64, u64)]) -> Result<Vec<(u32, u64, u64)>, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (partition, from, _) in asked {
+        let at = Offset::Offset(i64::try_from(*from).unwrap_or(i64::MAX));
+        list.add_partition_offset(physical, i32::try_from(*partition).unwrap_or(i32::MAX), at)?;
+    }
+    reader.assign(&list)?;
+    let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut ended: Vec<u32> = Vec::new();
+    while ended.len() < asked.len() {
+        match reader.poll(ANSWER) {
+            Some(Ok(message)) => {
+                let partition = u32::try_from(message.partition()).unwrap_or(0);
+                last.insert(partition, u64::try_from(message.offset()).unwrap_or(0) + 1);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => ended.extend(u32::try_from(partition)),
+            _ => break,
+        }
+    }
+    reader.unassign()?;
+    let of = |partition: &u32| asked.iter().find(|(asked, ..)| asked == partition);
+    let found = ended
+        .iter()
+        .filter_map(of)
+        .map(|(partition, from, end)| (*partition, last.get(partition).copied().unwrap_or(*from), *end));
+    Ok(found.collect())
+}
