@@ -152,6 +152,12 @@ impl KafkaOptions {
         self.consumer().create_with_context(Heard).map_err(|e| failed("opening a reader", &e))
     }
 
+    /// The same for who reads up to the end and then stops: the end is told when a fetch comes back empty.
+    pub(super) fn quick_reader(&self) -> Result<Client, BrokerError> {
+        let mut config = self.consumer();
+        config.set("fetch.wait.max.ms", "10").create_with_context(Heard).map_err(|e| failed("opening a reader", &e))
+    }
+
     /// For producers: idempotent, acknowledged by all in-sync replicas.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.client();

@@ -118,7 +118,7 @@ impl DeadLetters {
     fn fill(&self, found: &mut [(u64, DeadLetter)]) -> Result<(), BrokerError> {
         let (Some(first), Some(last)) = (found.iter().map(|f| f.0).min(), found.iter().map(|f| f.0).max()) else { return Ok(()) };
         let what = "reading dead letters";
-        let consumer = self.options.reader()?;
+        let consumer = self.options.quick_reader()?;
         let mut list = TopicPartitionList::new();
         let from = Offset::Offset(i64::try_from(first).unwrap_or(i64::MAX));
         list.add_partition_offset(&self.topic, 0, from).map_err(|e| failed(what, &e))?;

@@ -40,7 +40,7 @@ impl Table {
     }
 
     pub(super) fn of(options: &KafkaOptions, topic: &str, partition: u32) -> Result<Table, BrokerError> {
-        let consumer = options.reader()?;
+        let consumer = options.quick_reader()?;
         let partition = i32::try_from(partition).unwrap_or(i32::MAX);
         Ok(Table { consumer, topic: topic.to_owned(), partition, next: 0, end: 0 })
     }

@@ -75,7 +75,7 @@ impl Shared {
         }
         let reader = match tails.reader.take() {
             Some(reader) => reader,
-            None => self.options.reader()?,
+            None => self.options.quick_reader()?,
         };
         for (partition, next, end) in look(&reader, &self.physical(topic), &unknown).unwrap_or_default() {
             tails.remember(topic, partition, next, end);
