@@ -124,9 +124,11 @@ fn no_unfinished_ignored_or_idle_tests() {
     for (file, text) in rust_files() {
         for (number, line) in text.lines().enumerate() {
             for word in words {
-                // killing a process after a random time is waiting for real time
-                let waits_outside = word.contains("sleep")
-                    && (file == "tests/crash.rs" || !(file.contains("tests") || line.contains("#[cfg(test)]")));
+                // killing a process after a random time, or freezing it for a while, is waiting for real time
+                let kills =
+                    ["tests/crash.rs", "tests/kafka.rs", "tests/stores.rs", "tests/support/traffic.rs"].contains(&file.as_str());
+                let waits_outside =
+                    word.contains("sleep") && (kills || !(file.contains("tests") || line.contains("#[cfg(test)]")));
                 if line.contains(word) && !waits_outside && !line.trim_start().starts_with("//") {
                     findings.push(format!("{file}:{}: `{word}`", number + 1));
                 }
