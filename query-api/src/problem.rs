@@ -84,6 +84,7 @@ impl From<StoreError> for Problem {
                 format!("the store `{store}` does not answer now, try again"),
             )
             .retry_after(retry_after.unwrap_or(Duration::from_secs(1))),
+            StoreError::Forgot { store } => Problem::internal(format!("{store} was started anew")),
             StoreError::Refused { store, message } => Problem::internal(format!("{store} refuses: {message}")),
             StoreError::BadRequest(message) => invalid(message),
         }

@@ -34,6 +34,13 @@ pub enum StoreError {
         /// What happened and which setting to look at; never a secret.
         message: String,
     },
+    /// The server was started anew since the sink read its progress, and may have lost what it had
+    /// acknowledged: read the progress again and go on from there.
+    #[error("{store} was started anew and may have forgotten rows: the sink goes on from its stored offsets")]
+    Forgot {
+        /// The store.
+        store: &'static str,
+    },
     /// The caller asked for what is not there or not allowed.
     #[error("{0}")]
     BadRequest(String),

@@ -39,6 +39,7 @@ impl Task {
                     pieces.push((rows, from, next));
                     continue;
                 }
+                Err(StoreError::Forgot { .. }) => return Err(End::Again),
                 Err(refused @ StoreError::Refused { .. }) => return Err(End::Failed(refused.to_string())),
                 Err(StoreError::BadRequest(message)) => match rows.num_rows() {
                     0 => return Err(End::Failed(message)),

@@ -33,6 +33,8 @@ pub(crate) struct Task {
 pub(crate) enum End {
     /// A stop was asked for.
     Stop,
+    /// The store may have forgotten rows: begin again from what it holds.
+    Again,
     /// Trying again will not help.
     Failed(String),
 }
@@ -63,7 +65,7 @@ impl Task {
     pub(crate) fn run(self) {
         let guard = Guard(self.status.clone());
         let error = match self.follow() {
-            Ok(()) | Err(End::Stop) => None,
+            Ok(()) | Err(End::Stop | End::Again) => None,
             Err(End::Failed(error)) => {
                 tracing::error!(sink = self.setup.sink.name, error, "the sink has stopped");
                 Some(error)
@@ -86,6 +88,7 @@ impl Task {
                     return Ok(done);
                 }
                 Err(StoreError::Unavailable { message, retry_after, .. }) => self.back_off(&message, retry_after)?,
+                Err(StoreError::Forgot { .. }) => return Err(End::Again),
                 Err(other) => return Err(End::Failed(other.to_string())),
             }
         }
@@ -154,6 +157,20 @@ impl Task {
     }
 
     fn follow(&self) -> Result<(), End> {
+        loop {
+            match self.follow_on() {
+                Err(End::Again) if !self.signal.stopping() => {
+                    let sink = &self.setup.sink.name;
+                    tracing::warn!(sink, "the store was started anew: the sink goes on from the offsets that it holds");
+                    metrics::counter!("quikflow_sink_restarts_total", "sink" => sink.clone()).increment(1);
+                }
+                end => return end,
+            }
+        }
+    }
+
+    /// From the store's offsets on.
+    fn follow_on(&self) -> Result<(), End> {
         let (sink, topic) = (&self.setup.sink, &self.setup.topic);
         let group = format!("sink:{}", sink.name);
         loop {

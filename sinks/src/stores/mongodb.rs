@@ -268,47 +268,39 @@ impl Backend for Mongo {
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
         let mut outcomes = Vec::with_capacity(puts.len());
         for share in shares(puts, AT_ONCE.0, AT_ONCE.1) {
-            let updates: Vec<Document> = share
-                .iter()
-                .map(|Put { row, guard }| {
-                    let whole = document(layout, row);
-                    let key = row.key.as_str();
-                    match guard {
-                        Guard::Newer => doc! { "q": { "_id": key, "_v": { "$lt": row.base } }, "u": whole, "upsert": true },
-                        Guard::Absent => doc! { "q": { "_id": key }, "u": { "$setOnInsert": whole }, "upsert": true },
-                        Guard::Revision(revision) => {
-                            // No row has a revision below 1: where there must be none, an insert is tried.
-                            doc! { "q": { "_id": key, "_rev": revision.unwrap_or(0) }, "u": whole, "upsert": true }
-                        }
-                    }
-                })
-                .collect();
-            let command = doc! { "update": &layout.sink.name, "updates": updates, "ordered": false };
-            let answer = self.write_command(command).await?;
-            let base = outcomes.len();
-            let inserted: Vec<usize> = answer
-                .get_array("upserted")
-                .into_iter()
-                .flatten()
-                .filter_map(|u| usize::try_from(u.as_document()?.get_i32("index").ok()?).ok())
-                .collect();
-            outcomes.extend(share.iter().map(|put| if put.guard == Guard::Absent { PutOutcome::Lost } else { PutOutcome::Done }));
-            for at in inserted {
-                if let Some(outcome) = outcomes.get_mut(base + at) {
-                    *outcome = PutOutcome::Done;
-                }
-            }
-            for (at, code, message) in errors(&answer) {
-                let outcome = match code {
-                    11_000 => PutOutcome::Lost,
-                    13 | 14_031 => return Err(code_of(code, &message)),
-                    code if PASSING.contains(&code) => PutOutcome::Busy,
-                    code => PutOutcome::Rejected { code: format!("mongodb_{code}"), message },
+            // Rows that must not be there yet are plain inserts, which cost a server far less than upserts.
+            let new = |at: &usize| matches!(share[*at].guard, Guard::Absent | Guard::Revision(None));
+            let (fresh, known): (Vec<usize>, Vec<usize>) = (0..share.len()).partition(new);
+            let documents: Vec<Document> = fresh.iter().map(|at| document(layout, &share[*at].row)).collect();
+            let update = |at: &usize| {
+                let Put { row, guard } = &share[*at];
+                let query = match guard {
+                    Guard::Revision(Some(revision)) => doc! { "_id": &row.key, "_rev": *revision },
+                    _ => doc! { "_id": &row.key, "_v": { "$lt": row.base } },
                 };
-                if let Some(slot) = outcomes.get_mut(base + at) {
-                    *slot = outcome;
+                doc! { "q": query, "u": document(layout, row), "upsert": true }
+            };
+            let updates: Vec<Document> = known.iter().map(update).collect();
+            let inserts = doc! { "insert": &layout.sink.name, "documents": documents, "ordered": false };
+            let updates = doc! { "update": &layout.sink.name, "updates": updates, "ordered": false };
+            let mut slots = vec![PutOutcome::Done; share.len()];
+            for (places, command) in [(fresh, inserts), (known, updates)] {
+                if places.is_empty() {
+                    continue;
+                }
+                for (at, code, message) in errors(&self.write_command(command).await?) {
+                    let outcome = match code {
+                        11_000 => PutOutcome::Lost,
+                        13 | 14_031 => return Err(code_of(code, &message)),
+                        code if PASSING.contains(&code) => PutOutcome::Busy,
+                        code => PutOutcome::Rejected { code: format!("mongodb_{code}"), message },
+                    };
+                    if let Some(slot) = places.get(at).and_then(|place| slots.get_mut(*place)) {
+                        *slot = outcome;
+                    }
                 }
             }
+            outcomes.extend(slots);
         }
         Ok(outcomes)
     }

@@ -5,19 +5,25 @@
 //! padding. Times are microseconds. Reads go to the replica where one is set, offsets included, so
 //! that `as_of` is of what the replica holds. Shared tables come by migrations; values are bound.
 
+mod faults;
+
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::shares;
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
 use crate::store::{ScanRequest, StoreError};
+use faults::{fault, number_of};
+use parking_lot::Mutex;
 use quikflow_topics::catalogue::FieldType;
+use quikflow_topics::clock::{SharedClock, SystemClock};
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::Value;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPool, MySqlPoolOptions, MySqlRow};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Error, Executor, MySql, QueryBuilder, Row, SqlSafeStr};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +36,9 @@ const BYTES: usize = 4 << 20;
 const HOLES: usize = 60_000;
 /// Deadlocks in a row that are tried again at once.
 const TRIES: usize = 5;
+/// How long a replica may take before the primary is asked, and for how long it is left alone then.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AWAY: Duration = Duration::from_secs(10);
 /// The longest key, in bytes, that an index takes.
 const LONGEST_KEY: usize = 3_000;
 const NOTES: &str = "CREATE TABLE IF NOT EXISTS _quikflow_notes (name VARBINARY(700) PRIMARY KEY, text LONGTEXT \
@@ -41,40 +50,9 @@ pub(crate) struct Sql {
     database: String,
     replica: Option<MySqlConnectOptions>,
     pools: (OnceCell<MySqlPool>, OnceCell<MySqlPool>),
-}
-
-fn number_of(error: &Error) -> u16 {
-    let database = error.as_database_error().and_then(|e| e.try_downcast_ref::<MySqlDatabaseError>());
-    database.map_or(0, MySqlDatabaseError::number)
-}
-
-fn fault(error: Error) -> StoreError {
-    let short = |text: &str| text.chars().take(300).collect::<String>();
-    match &error {
-        Error::Database(database) => {
-            let number = number_of(&error);
-            let text = short(database.message());
-            match number {
-                1045 | 1698 => refused(NAME, "wrong user or password"),
-                1044 | 1142 | 1143 | 1227 => refused(NAME, "the user may not do this in the database that the URL names"),
-                1049 => refused(NAME, "there is no database of the name that the URL gives"),
-                1290 | 1792 | 1836 => refused(NAME, "the server is read-only; is it a replica?"),
-                1021 | 1114 => unavailable(NAME, "the server's disk is full"),
-                1040 | 1053 | 1146 | 1158..=1161 | 1203 | 1205 | 1213 | 1226 | 3024 => unavailable(NAME, text),
-                // Data that does not fit: some row is to blame.
-                1048 | 1118 | 1153 | 1264 | 1265 | 1292 | 1366 | 1406 => StoreError::BadRequest(text),
-                _ => refused(NAME, format!("error {number}: {text}")),
-            }
-        }
-        Error::Configuration(_) => refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database"),
-        Error::Tls(e) => refused(NAME, format!("TLS: {e}")),
-        Error::Io(e) => unavailable(NAME, e),
-        Error::PoolTimedOut => unavailable(NAME, "no connection within five seconds"),
-        Error::ColumnDecode { .. } | Error::Decode(_) | Error::ColumnNotFound(_) => {
-            refused(NAME, "a stored row has another form")
-        }
-        _ => unavailable(NAME, short(&error.to_string())),
-    }
+    clock: SharedClock,
+    /// Until when the replica is left alone, in the clock's monotonic time.
+    away_until: Mutex<Duration>,
 }
 
 fn quoted(name: &str) -> String {
@@ -138,18 +116,45 @@ impl Sql {
         let database = primary.get_database().unwrap_or("quikflow").to_owned();
         let replica = replica.map(options).transpose()?;
         let replica = replica.map(|r| if r.get_database().is_some() { r } else { r.database(&database) });
-        Ok(Sql { primary: primary.database(&database), database, replica, pools: Default::default() })
+        let primary = primary.database(&database);
+        let clock = SystemClock::shared();
+        Ok(Sql { primary, database, replica, pools: Default::default(), clock, away_until: Mutex::default() })
     }
 
     async fn pool(&self) -> Result<&MySqlPool, StoreError> {
         self.pools.0.get_or_try_init(|| async { connect(&self.primary, &self.database).await }).await
     }
 
-    /// Where reads go.
-    async fn readers(&self) -> Result<&MySqlPool, StoreError> {
-        let Some(replica) = &self.replica else { return self.pool().await };
+    /// The replica, where there is one that has answered lately.
+    async fn replica(&self) -> Result<Option<&MySqlPool>, StoreError> {
+        let Some(replica) = &self.replica else { return Ok(None) };
+        if self.clock.elapsed() < *self.away_until.lock() {
+            return Ok(None);
+        }
         let connect = || async { pool_options().connect_with(replica.clone()).await.map_err(fault) };
-        self.pools.1.get_or_try_init(connect).await
+        self.pools.1.get_or_try_init(connect).await.map(Some)
+    }
+
+    /// Reads from the replica, and from the primary while the replica is away.
+    async fn reading<'a, T, F>(&'a self, call: impl Fn(&'a MySqlPool) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let answer = match self.replica().await {
+            Ok(None) => return call(self.pool().await?).await,
+            Ok(Some(pool)) => {
+                tokio::time::timeout(PATIENCE, call(pool)).await.unwrap_or_else(|_| Err(unavailable(NAME, "too slow")))
+            }
+            Err(error) => Err(error),
+        };
+        match answer {
+            Err(error @ StoreError::Unavailable { .. }) => {
+                tracing::warn!(%error, "the replica is away: reads go to the primary");
+                *self.away_until.lock() = self.clock.elapsed().saturating_add(AWAY);
+                call(self.pool().await?).await
+            }
+            answer => answer,
+        }
     }
 
     async fn note_from(&self, pool: &MySqlPool, name: &str) -> Result<Option<String>, StoreError> {
@@ -222,6 +227,57 @@ impl Sql {
             }
         }
         Ok(rows)
+    }
+
+    async fn page_from(&self, pool: &MySqlPool, layout: &Layout, wanted: &Select) -> Result<Vec<Stored>, StoreError> {
+        let time = quoted(&layout.columns[layout.time].name);
+        let mut sql = QueryBuilder::<MySql>::new(select(layout));
+        sql.push("_gone = 0");
+        for (bound, sign) in [(wanted.from, ">="), (wanted.to, "<")] {
+            if let Some(bound) = bound {
+                sql.push(format!(" AND {time} {sign} ")).push_bind(bound);
+            }
+        }
+        for (at, value) in &wanted.equals {
+            let column = quoted(&layout.columns[*at].name);
+            match (layout.columns[*at].ty, value) {
+                (FieldType::StringList, Value::Text(text)) => {
+                    sql.push(format!(" AND JSON_CONTAINS({column}, JSON_QUOTE(")).push_bind(text.clone()).push("))");
+                }
+                // Texts compare with padding: their lengths must agree as well.
+                (_, Value::Text(text)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(text.clone());
+                    sql.push(format!(" AND OCTET_LENGTH({column}) = ")).push_bind(text.len() as i64);
+                }
+                (_, Value::Integer(i)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(*i);
+                }
+                (_, Value::Real(r)) => {
+                    sql.push(format!(" AND {column} = ")).push_bind(*r);
+                }
+                (_, Value::Null | Value::Blob(_)) => {
+                    sql.push(" AND FALSE");
+                }
+            }
+        }
+        match &wanted.order {
+            Order::ByKey(after) => {
+                if let Some(after) = after {
+                    sql.push(" AND _k > ").push_bind(after.as_bytes().to_vec());
+                }
+                sql.push(" ORDER BY _k");
+            }
+            Order::Newest(after) => {
+                if let Some((at, key)) = after {
+                    sql.push(format!(" AND ({time} < ")).push_bind(*at).push(format!(" OR ({time} = ")).push_bind(*at);
+                    sql.push(" AND _k < ").push_bind(key.as_bytes().to_vec()).push("))");
+                }
+                sql.push(format!(" ORDER BY {time} DESC, _k DESC"));
+            }
+        }
+        sql.push(" LIMIT ").push_bind(i64::try_from(wanted.limit).unwrap_or(i64::MAX));
+        let rows = sql.build().fetch_all(pool).await.map_err(fault)?;
+        rows.iter().map(|row| stored(layout, row).map_err(fault)).collect()
     }
 }
 
@@ -298,7 +354,14 @@ impl Backend for Sql {
         }
         let notes = Migration::new(1, Cow::Borrowed("notes of sinks"), MigrationType::Simple, NOTES.into_sql_str(), false);
         let migrator = Migrator { migrations: Cow::Owned(vec![notes]), ..Migrator::DEFAULT };
-        migrator.run(pool).await.map_err(|error| match error {
+        let mut ran = migrator.run(pool).await;
+        if let Err(sqlx::migrate::MigrateError::Dirty(_)) = ran {
+            // The server was killed in the middle of one: each of them can be run again.
+            let broken = "DELETE FROM _sqlx_migrations WHERE success = FALSE";
+            sqlx::query(broken).execute(pool).await.map_err(fault)?;
+            ran = migrator.run(pool).await;
+        }
+        ran.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => fault(error),
             other => refused(NAME, format!("the migrations of the database do not fit: {other}")),
         })
@@ -347,7 +410,7 @@ impl Backend for Sql {
     }
 
     async fn read_note(&self, name: &str) -> Result<Option<String>, StoreError> {
-        self.note_from(self.readers().await?, name).await
+        self.reading(|pool| self.note_from(pool, name)).await
     }
 
     async fn set_note(&self, name: &str, text: &str) -> Result<(), StoreError> {
@@ -376,7 +439,7 @@ impl Backend for Sql {
     }
 
     async fn read(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
-        self.rows(self.readers().await?, layout, keys).await
+        self.reading(|pool| self.rows(pool, layout, keys)).await
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
@@ -395,54 +458,7 @@ impl Backend for Sql {
     }
 
     async fn page(&self, layout: &Layout, wanted: &Select) -> Result<Vec<Stored>, StoreError> {
-        let time = quoted(&layout.columns[layout.time].name);
-        let mut sql = QueryBuilder::<MySql>::new(select(layout));
-        sql.push("_gone = 0");
-        for (bound, sign) in [(wanted.from, ">="), (wanted.to, "<")] {
-            if let Some(bound) = bound {
-                sql.push(format!(" AND {time} {sign} ")).push_bind(bound);
-            }
-        }
-        for (at, value) in &wanted.equals {
-            let column = quoted(&layout.columns[*at].name);
-            match (layout.columns[*at].ty, value) {
-                (FieldType::StringList, Value::Text(text)) => {
-                    sql.push(format!(" AND JSON_CONTAINS({column}, JSON_QUOTE(")).push_bind(text.clone()).push("))");
-                }
-                // Texts compare with padding: their lengths must agree as well.
-                (_, Value::Text(text)) => {
-                    sql.push(format!(" AND {column} = ")).push_bind(text.clone());
-                    sql.push(format!(" AND OCTET_LENGTH({column}) = ")).push_bind(text.len() as i64);
-                }
-                (_, Value::Integer(i)) => {
-                    sql.push(format!(" AND {column} = ")).push_bind(*i);
-                }
-                (_, Value::Real(r)) => {
-                    sql.push(format!(" AND {column} = ")).push_bind(*r);
-                }
-                (_, Value::Null | Value::Blob(_)) => {
-                    sql.push(" AND FALSE");
-                }
-            }
-        }
-        match &wanted.order {
-            Order::ByKey(after) => {
-                if let Some(after) = after {
-                    sql.push(" AND _k > ").push_bind(after.as_bytes().to_vec());
-                }
-                sql.push(" ORDER BY _k");
-            }
-            Order::Newest(after) => {
-                if let Some((at, key)) = after {
-                    sql.push(format!(" AND ({time} < ")).push_bind(*at).push(format!(" OR ({time} = ")).push_bind(*at);
-                    sql.push(" AND _k < ").push_bind(key.as_bytes().to_vec()).push("))");
-                }
-                sql.push(format!(" ORDER BY {time} DESC, _k DESC"));
-            }
-        }
-        sql.push(" LIMIT ").push_bind(i64::try_from(wanted.limit).unwrap_or(i64::MAX));
-        let rows = sql.build().fetch_all(self.readers().await?).await.map_err(fault)?;
-        rows.iter().map(|row| stored(layout, row).map_err(fault)).collect()
+        self.reading(|pool| self.page_from(pool, layout, wanted)).await
     }
 
     async fn scan(

@@ -5,17 +5,22 @@
 //! published on `{prefix}:changes:<sink>`.
 //!
 //! Durability is the server's `appendfsync`: with `always`, what is acknowledged survives a crash
-//! of the machine; rows come before offsets in its log, so that no offset outlives its rows.
+//! of the machine; rows come before offsets in its log, so that no offset outlives its rows. Whatever
+//! it is, a sink whose server was started anew begins again at the offsets that are stored.
+//!
+//! `?ca=FILE` in a `rediss://` URL names the authorities (PEM) to trust besides the public ones.
 
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::{fits, from_object, to_object};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
 use crate::store::{ScanRequest, StoreError};
+use parking_lot::Mutex;
 use quikflow_topics::ids::EventTime;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 use rusqlite::types::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -87,10 +92,22 @@ redis.call('SADD', KEYS[1] .. ':read:' .. ARGV[1], ARGV[2])
 for i = 3, #ARGV do redis.call('SREM', KEYS[1] .. ':unread:' .. ARGV[i] .. ':' .. ARGV[1], ARGV[2]) end
 return 1";
 
+/// A note, and which run of the server answers: each start of it draws a new id.
+const BEGIN: &str = r"
+return { string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '', redis.call('HGET', KEYS[1] .. ':notes', ARGV[1]) }";
+
+/// Stores a note, unless another run of the server answers than the one that rows were written to.
+const ADVANCE: &str = r"
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+if ARGV[3] == '' or ARGV[3] == run then redis.call('HSET', KEYS[1] .. ':notes', ARGV[1], ARGV[2]) end
+return run";
+
 /// A Redis server.
 pub(crate) struct Redis {
     client: redis::Client,
     prefix: String,
+    /// By note of progress: the run of the server that it was read from.
+    runs: Mutex<BTreeMap<String, String>>,
     connection: OnceCell<ConnectionManager>,
     put: Script,
     take_away: Script,
@@ -129,18 +146,28 @@ impl Redis {
     pub(crate) fn new(url: &str) -> Result<Redis, StoreError> {
         let (url, options) = url.split_once('?').unwrap_or((url, ""));
         let mut prefix = "quikflow".to_owned();
-        let mut rest = Vec::new();
+        let (mut rest, mut ca) = (Vec::new(), None);
         for option in options.split('&').filter(|o| !o.is_empty()) {
             match option.split_once('=') {
+                Some(("ca", file)) if !file.is_empty() => ca = Some(file.to_owned()),
                 Some(("prefix", wanted)) if !wanted.is_empty() && !wanted.contains(['{', '}']) => prefix = wanted.to_owned(),
                 _ => rest.push(option),
             }
         }
         let url = if rest.is_empty() { url.to_owned() } else { format!("{url}?{}", rest.join("&")) };
-        let client = redis::Client::open(url).map_err(|_| refused(NAME, "the URL cannot be read"))?;
+        let unread = |_| refused(NAME, "the URL cannot be read");
+        let client = match ca {
+            None => redis::Client::open(url).map_err(unread)?,
+            Some(file) => {
+                let pem = std::fs::read(&file).map_err(|e| refused(NAME, format!("the file of authorities `{file}`: {e}")))?;
+                let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(pem) };
+                redis::Client::build_with_tls(url, certificates).map_err(unread)?
+            }
+        };
         Ok(Redis {
             client,
             prefix: format!("{{{prefix}}}"),
+            runs: Mutex::default(),
             connection: OnceCell::new(),
             put: Script::new(PUT),
             take_away: Script::new(TAKE_AWAY),
@@ -240,6 +267,30 @@ impl Backend for Redis {
         let mut command = redis::cmd("HSET");
         command.arg(format!("{}:notes", self.prefix)).arg(name).arg(text);
         command.query_async::<()>(&mut connection).await.map_err(fault)
+    }
+
+    async fn begin(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut connection = self.connection().await?;
+        let script = Script::new(BEGIN);
+        let mut call = script.prepare_invoke();
+        let answer = call.key(&self.prefix).arg(name).invoke_async(&mut connection).await;
+        let (run, text): (String, Option<String>) = answer.map_err(fault)?;
+        self.runs.lock().insert(name.to_owned(), run);
+        Ok(text)
+    }
+
+    async fn advance(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let expected = self.runs.lock().get(name).cloned().unwrap_or_default();
+        let script = Script::new(ADVANCE);
+        let mut call = script.prepare_invoke();
+        let answer = call.key(&self.prefix).arg(name).arg(text).arg(&expected).invoke_async(&mut connection).await;
+        let run: String = answer.map_err(fault)?;
+        if !expected.is_empty() && run != expected {
+            return Err(StoreError::Forgot { store: NAME });
+        }
+        self.runs.lock().insert(name.to_owned(), run);
+        Ok(())
     }
 
     async fn clear(&self, layout: &Layout) -> Result<(), StoreError> {

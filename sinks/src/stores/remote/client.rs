@@ -3,7 +3,7 @@
 //! A store that is down when the process starts is not an error: what it lacks is made before the
 //! first call that it answers. One that refuses (a wrong password, a table of another form) is.
 
-use super::{Backend, no_counts, refused};
+use super::{Backend, no_counts, refused, unavailable};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use crate::stores::layout::Layout;
 use crate::stores::twin::compatible;
@@ -14,7 +14,12 @@ use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
+
+/// A call that takes longer has met a server that is frozen or cut off: it is given up and tried again.
+/// Writing twice changes nothing (R13).
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Threads that all clients of real stores share.
 pub(crate) struct Pool {
@@ -129,7 +134,7 @@ impl Remote {
 
     /// A sink's stored progress; the default where it has none.
     pub(crate) async fn progress_of(&self, sink: &str) -> Result<SinkProgress, StoreError> {
-        let note = self.backend.note(&format!("{sink}/progress")).await?;
+        let note = self.backend.begin(&format!("{sink}/progress")).await?;
         self.progress_in(sink, note)
     }
 
@@ -151,7 +156,7 @@ impl Remote {
         let positions: Vec<(u32, u64)> = progress.positions.iter().map(|(p, o)| (p.0, o.0)).collect();
         let text = serde_json::to_string(&(progress.generation, positions))
             .map_err(|e| StoreError::Refused { store: self.backend.name(), message: e.to_string() })?;
-        self.backend.set_note(&format!("{sink}/progress"), &text).await
+        self.backend.advance(&format!("{sink}/progress"), &text).await
     }
 
     /// Rows first, durable; then the offsets. A crash between the two writes the rows again, which
@@ -168,6 +173,12 @@ impl Remote {
         failpoint::hit("sink.offset.after");
         Ok(outcomes)
     }
+}
+
+/// A call's answer, or that there is none in time.
+async fn in_time<T>(store: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = || Err(unavailable(store, format!("no answer within {} seconds", LONGEST.as_secs())));
+    tokio::time::timeout(LONGEST, call).await.unwrap_or_else(|_| late())
 }
 
 /// A [`Remote`] as the runner sees it.
@@ -189,17 +200,16 @@ impl Store for Shared {
 
     async fn progress(&self, sink: &str) -> Result<SinkProgress, StoreError> {
         let (this, layout) = (self.0.clone(), self.0.layout(sink)?);
-        self.0
-            .on(async move {
-                this.ready(&layout).await?;
-                this.progress_of(&layout.sink.name).await
-            })
-            .await
+        let call = async move {
+            this.ready(&layout).await?;
+            this.progress_of(&layout.sink.name).await
+        };
+        self.0.on(in_time(self.0.backend.name(), call)).await
     }
 
     async fn write(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let this = self.0.clone();
-        self.0.on(async move { this.write_batch(batch).await }).await
+        self.0.on(in_time(self.0.backend.name(), async move { this.write_batch(batch).await })).await
     }
 
     async fn clear(&self, sink: &str) -> Result<(), StoreError> {

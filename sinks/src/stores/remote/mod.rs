@@ -124,6 +124,15 @@ pub(crate) trait Backend: Send + Sync + 'static {
     async fn note(&self, name: &str) -> Result<Option<String>, StoreError>;
     /// Stores a note, durably.
     async fn set_note(&self, name: &str, text: &str) -> Result<(), StoreError>;
+    /// The note of a sink's progress, when the sink begins or begins again.
+    async fn begin(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.note(name).await
+    }
+    /// Stores a sink's progress, durably. `Forgot` where rows may be lost that were written since
+    /// [`Backend::begin`].
+    async fn advance(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        self.set_note(name, text).await
+    }
     /// Takes away all rows of a sink.
     async fn clear(&self, layout: &Layout) -> Result<(), StoreError>;
     /// Takes away rows that arrived before.

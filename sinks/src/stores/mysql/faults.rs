@@ -1,0 +1,43 @@
+//! What MySQL's errors mean: to be tried again, some row's fault, or a setting's.
+
+use super::super::remote::{refused, unavailable};
+use super::NAME;
+use crate::store::StoreError;
+use sqlx::Error;
+use sqlx::mysql::MySqlDatabaseError;
+
+/// The number of a server's error; 0 where it is none.
+pub(super) fn number_of(error: &Error) -> u16 {
+    let database = error.as_database_error().and_then(|e| e.try_downcast_ref::<MySqlDatabaseError>());
+    database.map_or(0, MySqlDatabaseError::number)
+}
+
+/// What an error means for the sink.
+pub(super) fn fault(error: Error) -> StoreError {
+    let short = |text: &str| text.chars().take(300).collect::<String>();
+    match &error {
+        Error::Database(database) => {
+            let number = number_of(&error);
+            let text = short(database.message());
+            match number {
+                1045 | 1698 => refused(NAME, "wrong user or password"),
+                1044 | 1142 | 1143 | 1227 => refused(NAME, "the user may not do this in the database that the URL names"),
+                1049 => refused(NAME, "there is no database of the name that the URL gives"),
+                1290 | 1792 | 1836 => refused(NAME, "the server is read-only; is it a replica?"),
+                1021 | 1114 => unavailable(NAME, "the server's disk is full"),
+                1040 | 1053 | 1146 | 1158..=1161 | 1203 | 1205 | 1213 | 1226 | 3024 => unavailable(NAME, text),
+                // Data that does not fit: some row is to blame.
+                1048 | 1118 | 1153 | 1264 | 1265 | 1292 | 1366 | 1406 => StoreError::BadRequest(text),
+                _ => refused(NAME, format!("error {number}: {text}")),
+            }
+        }
+        Error::Configuration(_) => refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database"),
+        Error::Tls(e) => refused(NAME, format!("TLS: {e}")),
+        Error::Io(e) => unavailable(NAME, e),
+        Error::PoolTimedOut => unavailable(NAME, "no connection within five seconds"),
+        Error::ColumnDecode { .. } | Error::Decode(_) | Error::ColumnNotFound(_) => {
+            refused(NAME, "a stored row has another form")
+        }
+        _ => unavailable(NAME, short(&error.to_string())),
+    }
+}
