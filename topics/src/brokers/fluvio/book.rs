@@ -330,7 +330,7 @@ mod tests {
             kind: StateKind::Delta,
             bytes,
         };
-        let noise: Vec<u8> = (0..1_500_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> = (0..300_000_u64).flat_map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
         let mut entry = change(1, "a", 1, 5);
         entry.add_piece(&piece(noise.clone()));
         let (parts, other) = (entry.parts().unwrap(), change(1, "a", 2, 6).parts().unwrap());
