@@ -115,6 +115,32 @@ pub(crate) fn promise(settings: &Settings) -> (&'static str, &'static str) {
     }
 }
 
+#[cfg(feature = "kafka")]
+fn kafka(url: &str, settings: &Settings) -> Result<KafkaSettings, Failure> {
+    use quikflow_topics::brokers::kafka::Login;
+    let login = match (settings.get("kafka_user"), settings.get("kafka_password")) {
+        (Some(user), Some(password)) => {
+            let mechanism = settings.get("kafka_mechanism").unwrap_or("SCRAM-SHA-512").to_uppercase();
+            if !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&mechanism.as_str()) {
+                return Err(Failure::usage("`kafka_mechanism` is none of PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512"));
+            }
+            Some(Login { mechanism, user: user.to_owned(), password: password.to_owned() })
+        }
+        (None, None) => None,
+        _ => return Err(Failure::usage("`kafka_user` and `kafka_password` go together; set both or none")),
+    };
+    let tls = match settings.get("kafka_tls").unwrap_or("off") {
+        "on" => true,
+        "off" => false,
+        _ => return Err(Failure::usage("`kafka_tls` is neither on nor off")),
+    };
+    let ca_file = settings.get("kafka_ca").map(str::to_owned);
+    if ca_file.is_some() && !tls {
+        return Err(Failure::usage("`kafka_ca` is set and `kafka_tls` is off; turn it on or unset the file"));
+    }
+    Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file })
+}
+
 /// All four files or none.
 #[cfg(feature = "fluvio")]
 fn fluvio_tls(settings: &Settings) -> Result<Option<quikflow_topics::brokers::fluvio::Tls>, Failure> {
@@ -140,30 +166,4 @@ mod tests {
         let (name, promise) = of(Some("fluvio://h:1"));
         assert!(name == "fluvio" && promise.contains("deterministic ids") && promise.contains("readers pass each once"));
     }
-}
-
-#[cfg(feature = "kafka")]
-fn kafka(url: &str, settings: &Settings) -> Result<KafkaSettings, Failure> {
-    use quikflow_topics::brokers::kafka::Login;
-    let login = match (settings.get("kafka_user"), settings.get("kafka_password")) {
-        (Some(user), Some(password)) => {
-            let mechanism = settings.get("kafka_mechanism").unwrap_or("SCRAM-SHA-512").to_uppercase();
-            if !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&mechanism.as_str()) {
-                return Err(Failure::usage("`kafka_mechanism` is none of PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512"));
-            }
-            Some(Login { mechanism, user: user.to_owned(), password: password.to_owned() })
-        }
-        (None, None) => None,
-        _ => return Err(Failure::usage("`kafka_user` and `kafka_password` go together; set both or none")),
-    };
-    let tls = match settings.get("kafka_tls").unwrap_or("off") {
-        "on" => true,
-        "off" => false,
-        _ => return Err(Failure::usage("`kafka_tls` is neither on nor off")),
-    };
-    let ca_file = settings.get("kafka_ca").map(str::to_owned);
-    if ca_file.is_some() && !tls {
-        return Err(Failure::usage("`kafka_ca` is set and `kafka_tls` is off; turn it on or unset the file"));
-    }
-    Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file })
 }

@@ -59,7 +59,7 @@ pub(crate) fn check(files: &Files, facts: &Facts, read: &mut Read) {
     read.must(of("FROM").len() >= 2, || format!("{place}: one stage only, the image would hold the compilers"));
     let last = all.iter().rposition(|(word, _)| word == "FROM").unwrap_or(0);
     let user = all[last..].iter().rev().find(|(word, _)| word == "USER").map(|(_, rest)| rest.as_str());
-    read.must(user.is_some_and(|user| not_root(user)), || format!("{place}: the image runs as root"));
+    read.must(user.is_some_and(not_root), || format!("{place}: the image runs as root"));
     copies(&all, &files[".dockerignore"], facts, read);
     for run in of("RUN") {
         let words: Vec<&str> = run.split_whitespace().collect();

@@ -91,6 +91,7 @@ macro_rules! tests {
         $crate::tests!(@list $all $($rest)*);
     };
     ($($list:tt)*) => {
+        #[allow(clippy::vec_init_then_push, reason = "the list is unrolled by the macro")]
         fn main() -> std::process::ExitCode {
             let mut all = Vec::new();
             $crate::tests!(@list all, $($list)*);

@@ -2,6 +2,15 @@
 //!
 //! `QUIKFLOW_TEST_KAFKA=127.0.0.1:9092 cargo test --workspace --features kafka --test kafka`; each
 //! test takes a prefix of its own, so that a broker may be used again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 #[path = "../../tests/support/harness.rs"]
 mod harness;
 

@@ -3,6 +3,14 @@
 //!
 //! `QUIKFLOW_SEED` repeats a seed that a failure has named.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod fake;

@@ -17,7 +17,7 @@ const STEP: usize = 256;
 enum Note {
     /// The bytes are apart, in base64.
     Letter {
-        letter: DeadLetter,
+        letter: Box<DeadLetter>,
         bytes: String,
     },
     Status {
@@ -42,7 +42,7 @@ fn broken(what: impl std::fmt::Display) -> BrokerError {
 /// A letter as it is written.
 pub(super) fn encode(letter: &DeadLetter) -> Result<String, BrokerError> {
     let bytes = STANDARD.encode(&letter.bytes);
-    let note = Note::Letter { letter: DeadLetter { bytes: Vec::new(), ..letter.clone() }, bytes };
+    let note = Note::Letter { letter: Box::new(DeadLetter { bytes: Vec::new(), ..letter.clone() }), bytes };
     serde_json::to_string(&note).map_err(broken)
 }
 
@@ -63,7 +63,7 @@ impl DeadLetters {
                 match serde_json::from_slice(&record.value).map_err(broken)? {
                     Note::Letter { letter, .. } if !self.by_id.contains_key(&letter.id) => {
                         self.by_id.insert(letter.id.clone(), record.offset);
-                        self.letters.insert(record.offset, letter);
+                        self.letters.insert(record.offset, *letter);
                     }
                     Note::Letter { .. } => {}
                     Note::Status { ids, status } => {

@@ -153,10 +153,10 @@ pub(super) fn append(
         }
         batch.one_less();
     }
-    if let Some(error) = refused {
-        if let Some(answer) = batch.answer.lock().take() {
-            drop(answer.send(Err(error)));
-        }
+    if let Some(error) = refused
+        && let Some(answer) = batch.answer.lock().take()
+    {
+        drop(answer.send(Err(error)));
     }
     batch.one_less();
     Ok(())
