@@ -437,21 +437,14 @@ impl Broker for MemoryBroker {
     }
 
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        let fits = |wanted: &Option<String>, is: Option<&str>| wanted.as_deref().is_none_or(|wanted| is == Some(wanted));
         let state = self.state.lock();
-        let letters = state.dead.iter().enumerate().rev().filter(|(seq, letter)| {
-            fits(&filter.id, Some(&letter.id))
-                && fits(&filter.cause, Some(&letter.cause))
-                && fits(&filter.code, Some(&letter.code))
-                && fits(&filter.topology, letter.topology.as_deref())
-                && fits(&filter.step, letter.step.as_deref())
-                && filter.status.is_none_or(|status| letter.status == status)
-                && filter.from.is_none_or(|from| letter.at >= from)
-                && filter.to.is_none_or(|to| letter.at < to)
-                && filter.before_seq.is_none_or(|before| (*seq as u64) < before)
-        });
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        Ok(letters.take(limit).map(|(seq, letter)| (seq as u64, letter.clone())).collect())
+        let letters = state
+            .dead
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(seq, letter)| filter.matches(letter) && filter.before_seq.is_none_or(|before| (*seq as u64) < before));
+        Ok(letters.take(filter.at_most()).map(|(seq, letter)| (seq as u64, letter.clone())).collect())
     }
 
     fn mark_dead_letters(&self, ids: &[String], status: DeadLetterStatus) -> Result<usize, BrokerError> {

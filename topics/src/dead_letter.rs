@@ -83,3 +83,23 @@ pub struct DeadLetterFilter {
     /// At most so many; 0 means 100.
     pub limit: usize,
 }
+
+impl DeadLetterFilter {
+    /// Whether `letter` is asked for; its place in the listing (`before_seq`) is the broker's to tell.
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
+        let same = |wanted: &Option<String>, is: Option<&String>| wanted.is_none() || wanted.as_ref() == is;
+        same(&self.id, Some(&letter.id))
+            && same(&self.cause, Some(&letter.cause))
+            && same(&self.code, Some(&letter.code))
+            && same(&self.topology, letter.topology.as_ref())
+            && same(&self.step, letter.step.as_ref())
+            && self.status.is_none_or(|status| status == letter.status)
+            && self.from.is_none_or(|from| letter.at >= from)
+            && self.to.is_none_or(|to| letter.at < to)
+    }
+
+    /// How many letters are listed at most.
+    pub fn at_most(&self) -> usize {
+        if self.limit == 0 { 100 } else { self.limit }
+    }
+}

@@ -169,18 +169,10 @@ impl Broker for MemoryLog {
         Err(BrokerError::Closed)
     }
     fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        let is = |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || wanted.as_ref() == value;
         let letters = self.letters.lock();
         let all = letters.iter().enumerate().map(|(i, l)| (i as u64 + 1, l)).rev();
-        let fits = |(seq, l): &(u64, &DeadLetter)| {
-            is(&filter.id, Some(&l.id))
-                && is(&filter.cause, Some(&l.cause))
-                && is(&filter.topology, l.topology.as_ref())
-                && filter.status.is_none_or(|s| s == l.status)
-                && filter.before_seq.is_none_or(|b| *seq < b)
-        };
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        Ok(all.filter(fits).take(limit).map(|(seq, l)| (seq, l.clone())).collect())
+        let fits = |(seq, l): &(u64, &DeadLetter)| filter.matches(l) && filter.before_seq.is_none_or(|b| *seq < b);
+        Ok(all.filter(fits).take(filter.at_most()).map(|(seq, l)| (seq, l.clone())).collect())
     }
     fn mark_dead_letters(&self, ids: &[String], status: DeadLetterStatus) -> Result<usize, BrokerError> {
         let mut letters = self.letters.lock();

@@ -105,7 +105,7 @@ pub(super) fn list(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<(
         // Written out, so that the index over those that wait is used.
         sql.push_str(&format!(" and status = '{}'", status_name(status)));
     }
-    let limit = if filter.limit == 0 { 100 } else { filter.limit };
+    let limit = filter.at_most();
     sql.push_str(&format!(" order by seq desc limit {limit}"));
     let mut statement = conn.prepare(&sql)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;

@@ -126,26 +126,14 @@ impl DeadLetters {
     /// Lists, newest first, with their bytes.
     pub(super) fn list(&mut self, filter: &DeadLetterFilter) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
         self.catch_up()?;
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let same = |wanted: &Option<String>, is: Option<&String>| wanted.is_none() || wanted.as_ref() == is;
-        let matches = |letter: &DeadLetter| {
-            same(&filter.id, Some(&letter.id))
-                && same(&filter.cause, Some(&letter.cause))
-                && same(&filter.code, Some(&letter.code))
-                && same(&filter.topology, letter.topology.as_ref())
-                && same(&filter.step, letter.step.as_ref())
-                && filter.status.is_none_or(|status| status == letter.status)
-                && filter.from.is_none_or(|from| letter.at >= from)
-                && filter.to.is_none_or(|to| letter.at < to)
-        };
         // A letter's number is its offset and one, so that none is 0.
         let before = filter.before_seq.unwrap_or(u64::MAX).saturating_sub(1);
         let chosen: Vec<(u64, DeadLetter)> = self
             .letters
             .range(..before)
             .rev()
-            .filter(|(_, letter)| matches(letter))
-            .take(limit)
+            .filter(|(_, letter)| filter.matches(letter))
+            .take(filter.at_most())
             .map(|(offset, letter)| (*offset, letter.clone()))
             .collect();
         chosen.into_iter().map(|(offset, letter)| Ok((offset + 1, DeadLetter { bytes: self.bytes(offset)?, ..letter }))).collect()

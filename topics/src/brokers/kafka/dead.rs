@@ -94,22 +94,11 @@ impl DeadLetters {
             self.catch_up()?;
             self.looked = Some(now);
         }
-        let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let same = |wanted: &Option<String>, is: Option<&String>| wanted.is_none() || wanted.as_ref() == is;
-        let matches = |letter: &DeadLetter| {
-            same(&filter.id, Some(&letter.id))
-                && same(&filter.cause, Some(&letter.cause))
-                && same(&filter.code, Some(&letter.code))
-                && same(&filter.topology, letter.topology.as_ref())
-                && same(&filter.step, letter.step.as_ref())
-                && filter.status.is_none_or(|status| status == letter.status)
-                && filter.from.is_none_or(|from| letter.at >= from)
-                && filter.to.is_none_or(|to| letter.at < to)
-        };
         let before = filter.before_seq.unwrap_or(u64::MAX);
         // A letter's number is its offset and one, so that none is 0.
-        let found = self.letters.range(..before.saturating_sub(1)).rev().filter(|(_, letter)| matches(letter));
-        let mut found: Vec<(u64, DeadLetter)> = found.take(limit).map(|(offset, letter)| (*offset, letter.clone())).collect();
+        let found = self.letters.range(..before.saturating_sub(1)).rev().filter(|(_, letter)| filter.matches(letter));
+        let mut found: Vec<(u64, DeadLetter)> =
+            found.take(filter.at_most()).map(|(offset, letter)| (*offset, letter.clone())).collect();
         self.fill(&mut found)?;
         Ok(found.into_iter().map(|(offset, letter)| (offset + 1, letter)).collect())
     }
