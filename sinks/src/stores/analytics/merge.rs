@@ -75,14 +75,14 @@ impl Merge {
         blocks: &mut VecDeque<Block>,
     ) -> Result<Option<(Vec<ArrayRef>, Rows)>, StoreError> {
         while let Some(block) = blocks.pop_front() {
-            let kept = if self.equals.is_empty() { None } else { Some(self.kept(connection, part, &block)?) };
-            if kept.as_ref().is_some_and(|kept| kept.true_count() == 0) {
-                continue;
-            }
             let mut columns = part::load(connection, &self.shape, part, &block, &self.read)?;
-            if let Some(kept) = kept.filter(|kept| kept.true_count() < kept.len()) {
+            if !self.equals.is_empty() {
+                let kept = self.kept(&columns)?;
                 let filtered = columns.iter().map(|c| filter(c, &kept).map_err(|e| part::arrow_error(&e)));
                 columns = filtered.collect::<Result<_, _>>()?;
+            }
+            if columns.first().is_some_and(|c| c.is_empty()) {
+                continue;
             }
             let order: Vec<ArrayRef> = self.shape.order.iter().map(|c| columns[self.place(*c)].clone()).collect();
             let keys = part::keys(&mut self.converter, &order)?;
@@ -92,12 +92,11 @@ impl Merge {
     }
 
     /// Which rows of a block are asked for.
-    fn kept(&self, connection: &Connection, part: &Part, block: &Block) -> Result<BooleanArray, StoreError> {
-        let wanted: Vec<usize> = self.equals.iter().map(|(column, _)| *column).collect();
-        let columns = part::load(connection, &self.shape, part, block, &wanted)?;
+    fn kept(&self, columns: &[ArrayRef]) -> Result<BooleanArray, StoreError> {
         let mut kept = BooleanArray::from(vec![true; columns.first().map_or(0, |c| c.len())]);
-        for ((_, text), column) in self.equals.iter().zip(&columns) {
-            let same = eq(column.as_string::<i32>(), &StringArray::new_scalar(text)).map_err(|e| part::arrow_error(&e))?;
+        for (column, text) in &self.equals {
+            let texts = columns[self.place(*column)].as_string::<i32>();
+            let same = eq(texts, &StringArray::new_scalar(text)).map_err(|e| part::arrow_error(&e))?;
             kept = and(&kept, &same).map_err(|e| part::arrow_error(&e))?;
         }
         Ok(kept)
