@@ -1,7 +1,7 @@
 //! Single events of requests under way, joined: one batch of columns and one append for all of them.
 //!
-//! At most [`AT_ONCE`] joined appends are under way; what comes meanwhile waits and goes with the
-//! next. So a request alone goes at once, and among many the cost of a batch and of its commit is
+//! One joined append is under way at a time; what comes meanwhile waits and goes with the next: two
+//! at a time made more and smaller commits. So a request alone goes at once, and among many the cost of a batch and of its commit is
 //! shared. Each request has its own answer: a refused event, or an id that came before with another
 //! content (R16), refuses its request alone.
 //!
@@ -21,8 +21,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Joined appends under way at once. With one, what comes while it is synced shares the next: fewest commits.
-const AT_ONCE: usize = 1;
 /// When others have run so often and none has joined, the append goes.
 const QUIET_TURNS: usize = 4;
 /// Most events of one.
@@ -41,7 +39,8 @@ struct Single {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Single>,
-    under_way: usize,
+    /// Somebody works it off.
+    worked: bool,
 }
 
 /// The requests that wait for the next append.
@@ -53,9 +52,7 @@ impl Joined {
     fn push(&self, single: Single) -> bool {
         let mut queue = self.0.lock();
         queue.waiting.push_back(single);
-        let start = queue.under_way < AT_ONCE;
-        queue.under_way += usize::from(start);
-        start
+        !std::mem::replace(&mut queue.worked, true)
     }
 
     /// Lets requests that are being read join, as long as more of them come.
@@ -85,7 +82,7 @@ impl Joined {
     }
 }
 
-/// One of those who work off the queue; the place is free again however the work ends.
+/// The one who works off the queue; the place is free again however the work ends.
 struct Turn(Arc<Door>);
 
 impl Turn {
@@ -104,10 +101,9 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut queue = self.0.joined.0.lock();
-        queue.under_way -= 1;
         // Somebody may have come between the last look and now.
-        if !queue.waiting.is_empty() && queue.under_way == 0 && tokio::runtime::Handle::try_current().is_ok() {
-            queue.under_way += 1;
+        queue.worked = !queue.waiting.is_empty() && tokio::runtime::Handle::try_current().is_ok();
+        if queue.worked {
             tokio::spawn(Turn(Arc::clone(&self.0)).work());
         }
     }
