@@ -59,7 +59,7 @@ pub fn read(broker: &dyn Broker, topic: &str, from: &Positions) -> (Vec<Read>, P
         let times = batch.column_by_name(schema::EVENT_TIME).unwrap().as_primitive::<TimestampMicrosecondType>().clone();
         let numbers = batch.column_by_name("n").unwrap().as_primitive::<Int64Type>().clone();
         let (keys, texts, rest) = (text(schema::KEY), text("text"), text(schema::REST));
-        assert!(slice.rows() >= batch.num_rows());
+        assert_eq!(slice.rows(), batch.num_rows());
         for row in 0..batch.num_rows() {
             let some = |array: &StringArray| arrow::array::Array::is_valid(array, row).then(|| array.value(row).to_owned());
             let values = (keys.value(row).to_owned(), times.value(row), some(&texts), some(&rest));
