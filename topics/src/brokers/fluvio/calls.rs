@@ -3,13 +3,13 @@
 use super::door::{self, Door, Work};
 use super::endpoint::{Cluster, NewTopic};
 use super::reader::FluvioReader;
-use super::record::Incoming;
-use super::slice::FluvioSlice;
+use super::record::incoming;
 use super::{FluvioBroker, LONGEST_NAME, dead, no_thread};
 use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
 };
+use crate::brokers::records::RecordSlice;
 use crate::catalogue::{Cleanup, TopicKind, TopicSpec};
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
@@ -164,7 +164,7 @@ impl Broker for FluvioBroker {
         let floor = self.shared.floors(&spec)?.get(partition.0 as usize).copied().unwrap_or(0);
         let found = self.shared.cluster.read(&self.shared.physical(topic), partition.0, offset.0, 1)?.pop();
         let Some(found) = found.filter(|found| found.offset == offset.0 && offset.0 >= floor) else { return Ok(None) };
-        let slice = FluvioSlice::new(&self.shared, spec.clone(), vec![Incoming::of(partition.0, found)]);
+        let slice = RecordSlice::new(&self.shared, spec.clone(), vec![incoming(partition.0, found).0]);
         slice.decode(&Projection::all(&spec)).map(Some)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! * `endpoint`: the seam, and the patience around it; `client` (feature `fluvio`): a real cluster behind it
 //! * `record`: a row as a record with its id, and back; `sieve`: which records are repeats
-//! * `slice`, `reader`: reading a topic, each record once
+//! * `reader`: reading a topic, each record once
 //! * `door`: appends and lanes (R17); `dead`: dead letters
 //! * `book`, `journal`, `epochs`: an epoch is an entry of the journal, then its outputs are written under its ids
 //!
@@ -24,15 +24,16 @@ mod journal;
 mod reader;
 mod record;
 mod sieve;
-mod slice;
 
 #[cfg(feature = "fluvio")]
 pub use client::Client;
 pub use endpoint::{Endpoint, Fault, Found, NewTopic, Raw};
 
+use super::records::Origins;
 use crate::broker::{BrokerError, TopicStats, Wakeup};
 use crate::catalogue::TopicSpec;
 use crate::clock::SharedClock;
+use crate::dead_letter::DeadLetter;
 use endpoint::Cluster;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -217,6 +218,17 @@ fn physical(prefix: &str, topic: &str) -> String {
     let name: String = topic.chars().map(legal).collect();
     let name = name.trim_matches('-');
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") }
+}
+
+impl Origins for Shared {
+    fn name(&self) -> &'static str {
+        "fluvio"
+    }
+
+    fn store_letters(self: Arc<Shared>, letters: &[DeadLetter]) -> Result<(), BrokerError> {
+        let letters = letters.iter().map(dead::encode).collect::<Result<Vec<_>, _>>()?;
+        self.write_letters(&letters, &[])
+    }
 }
 
 impl Shared {

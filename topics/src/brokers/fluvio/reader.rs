@@ -1,10 +1,10 @@
 //! Reading a topic: each partition from its place on, repeats left out.
 
 use super::Shared;
-use super::record::Incoming;
+use super::record::incoming;
 use super::sieve::Sieve;
-use super::slice::FluvioSlice;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
+use crate::brokers::records::{Incoming, RecordSlice};
 use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use std::collections::VecDeque;
@@ -68,8 +68,8 @@ impl FluvioReader {
         let sieve = self.sieves[partition].insert(sieve);
         for record in found {
             self.next[partition] = record.offset + 1;
-            let record = Incoming::of(number, record);
-            if sieve.passes(&record) {
+            let (record, id) = incoming(number, record);
+            if sieve.passes(record.offset, &id) {
                 self.fetched.push_back(record);
             }
         }
@@ -85,7 +85,8 @@ impl FluvioReader {
             let Some(last) = found.last() else { break };
             from = last.offset + 1;
             for record in found.into_iter().filter(|record| record.offset < at) {
-                sieve.passes(&Incoming::of(partition, record));
+                let (record, id) = incoming(partition, record);
+                sieve.passes(record.offset, &id);
             }
         }
         Ok(sieve)
@@ -120,7 +121,7 @@ impl TopicReader for FluvioReader {
             return Ok(None);
         }
         let count = self.fetched.len().min(max_rows.max(1));
-        let slice = FluvioSlice::new(&self.shared, self.topic.clone(), self.fetched.drain(..count).collect());
+        let slice = RecordSlice::new(&self.shared, self.topic.clone(), self.fetched.drain(..count).collect());
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
                 *position = part.next.0;

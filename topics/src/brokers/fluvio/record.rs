@@ -10,6 +10,7 @@
 
 use super::endpoint::{Found, Raw};
 use crate::broker::{BrokerError, TopicRows};
+use crate::brokers::records::{Incoming, own_time};
 use crate::json::Encoder;
 use crate::partitioner::partition_of;
 use crate::schema::{EVENT_TIME, KEY, TYPE};
@@ -93,47 +94,22 @@ pub(super) fn numbered(records: &[Outgoing], by: &str, number: u64) -> Result<BT
     Ok(groups)
 }
 
-/// A record as it came in.
-#[derive(Clone, Debug)]
-pub(super) struct Incoming {
-    pub(super) partition: u32,
-    pub(super) offset: u64,
-    /// Microseconds.
-    pub(super) arrival: i64,
-    /// Microseconds.
-    pub(super) event_time: i64,
-    pub(super) key: Option<String>,
-    pub(super) ty: Option<String>,
-    /// Without the mark.
-    pub(super) value: Vec<u8>,
-    /// Who wrote it, and its number; none of records that others wrote.
-    pub(super) id: Option<(String, Number)>,
-}
+/// Who wrote a record, and its number; none of records that others wrote.
+pub(super) type Id = Option<(String, Number)>;
 
-impl Incoming {
-    pub(super) fn of(partition: u32, found: Found) -> Incoming {
-        let key = found.key.map(|key| String::from_utf8_lossy(&key).into_owned());
-        let (offset, arrival) = (found.offset, found.arrival);
-        match unmark(&found.value) {
-            Some((value, mark)) => Incoming {
-                partition,
-                offset,
-                arrival,
-                event_time: mark.time,
-                key,
-                ty: Some(mark.ty),
-                value,
-                id: Some((mark.by, mark.no)),
-            },
-            None => {
-                let event_time = own_time(&found.value).unwrap_or(arrival);
-                Incoming { partition, offset, arrival, event_time, key, ty: None, value: found.value, id: None }
-            }
+/// A record without its mark, and its id.
+pub(super) fn incoming(partition: u32, found: Found) -> (Incoming, Id) {
+    let key = found.key.map(|key| String::from_utf8_lossy(&key).into_owned());
+    let (offset, arrival) = (found.offset, found.arrival);
+    match unmark(&found.value) {
+        Some((value, mark)) => {
+            let record = Incoming { partition, offset, arrival, event_time: mark.time, key, ty: Some(mark.ty), value };
+            (record, Some((mark.by, mark.no)))
         }
-    }
-
-    pub(super) fn size(&self) -> usize {
-        self.value.len() + self.key.as_ref().map_or(0, String::len) + 96
+        None => {
+            let event_time = own_time(&found.value).unwrap_or(arrival);
+            (Incoming { partition, offset, arrival, event_time, key, ty: None, value: found.value }, None)
+        }
     }
 }
 
@@ -146,17 +122,6 @@ fn unmark(value: &[u8]) -> Option<(Vec<u8>, Mark)> {
     let mut bare = body.strip_suffix(b",").unwrap_or(body).to_vec();
     bare.push(b'}');
     Some((bare, mark))
-}
-
-/// The time in an event that someone else wrote.
-fn own_time(value: &[u8]) -> Option<i64> {
-    #[derive(Deserialize)]
-    struct Timed<'a> {
-        #[serde(borrow)]
-        timestamp: std::borrow::Cow<'a, str>,
-    }
-    let timed: Timed<'_> = serde_json::from_slice(value).ok()?;
-    crate::json::time::read_time(&timed.timestamp).map(|time| time.micros)
 }
 
 #[cfg(test)]
@@ -173,16 +138,16 @@ mod tests {
             let raw = outgoing(json).raw("a\"b", (3, 4)).unwrap();
             let whole: serde_json::Value = serde_json::from_slice(&raw.value).unwrap();
             assert_eq!(whole["_quikflow"]["no"], serde_json::json!([3, 4]));
-            let incoming = Incoming::of(0, Found { offset: 1, arrival: 9, key: None, value: raw.value });
+            let (incoming, id) = incoming(0, Found { offset: 1, arrival: 9, key: None, value: raw.value });
             assert_eq!(String::from_utf8(incoming.value).unwrap(), json);
-            assert_eq!((incoming.id, incoming.event_time), (Some(("a\"b".to_owned(), (3, 4))), 7));
+            assert_eq!((id, incoming.event_time), (Some(("a\"b".to_owned(), (3, 4))), 7));
         }
     }
 
     #[test]
     fn what_others_wrote_is_left_as_it_is() {
         let value = b"{\"timestamp\":\"1970-01-01T00:00:01Z\",\"_quikflow\":{\"no\":1}}".to_vec();
-        let incoming = Incoming::of(2, Found { offset: 0, arrival: 5, key: Some(b"k".to_vec()), value: value.clone() });
-        assert_eq!((incoming.value, incoming.id, incoming.event_time), (value, None, 1_000_000));
+        let (incoming, id) = incoming(2, Found { offset: 0, arrival: 5, key: Some(b"k".to_vec()), value: value.clone() });
+        assert_eq!((incoming.value, id, incoming.event_time), (value, None, 1_000_000));
     }
 }

@@ -4,7 +4,7 @@
 //! numbers, until it is answered; only then the next. So a record whose number is not above its
 //! writer's highest so far is a repeat, however late it comes.
 
-use super::record::{Incoming, Number};
+use super::record::{Id, Number};
 use std::collections::HashMap;
 
 /// Writers remembered of a partition; the one heard of longest ago is forgotten first.
@@ -19,11 +19,11 @@ pub(super) struct Sieve {
 
 impl Sieve {
     /// Whether it comes for the first time. Records that others wrote have no number and pass.
-    pub(super) fn passes(&mut self, record: &Incoming) -> bool {
-        let Some((by, no)) = &record.id else { return true };
+    pub(super) fn passes(&mut self, offset: u64, id: &Id) -> bool {
+        let Some((by, no)) = id else { return true };
         match self.marks.get_mut(by) {
             Some((mark, heard)) => {
-                *heard = record.offset;
+                *heard = offset;
                 let new = *no > *mark;
                 *mark = (*mark).max(*no);
                 new
@@ -33,7 +33,7 @@ impl Sieve {
                     let oldest = self.marks.iter().min_by_key(|(_, (_, heard))| *heard).map(|(by, _)| by.clone());
                     oldest.map(|by| self.marks.remove(&by));
                 }
-                self.marks.insert(by.clone(), (*no, record.offset));
+                self.marks.insert(by.clone(), (*no, offset));
                 true
             }
         }
@@ -44,9 +44,8 @@ impl Sieve {
 mod tests {
     use super::*;
 
-    fn record(offset: u64, id: Option<(&str, Number)>) -> Incoming {
-        let id = id.map(|(by, no)| (by.to_owned(), no));
-        Incoming { partition: 0, offset, arrival: 0, event_time: 0, key: None, ty: None, value: Vec::new(), id }
+    fn owned(id: Option<(&str, Number)>) -> Id {
+        id.map(|(by, no)| (by.to_owned(), no))
     }
 
     #[test]
@@ -65,7 +64,7 @@ mod tests {
             (8, None, true),
             (9, None, true),
         ] {
-            assert_eq!(sieve.passes(&record(offset, id)), passes, "{offset}");
+            assert_eq!(sieve.passes(offset, &owned(id)), passes, "{offset}");
         }
     }
 
@@ -73,10 +72,10 @@ mod tests {
     fn the_writer_heard_of_longest_ago_is_forgotten_first() {
         let mut sieve = Sieve::default();
         for n in 0..=WRITERS as u64 {
-            assert!(sieve.passes(&record(n, Some((&format!("w{n}"), (1, 0))))));
+            assert!(sieve.passes(n, &owned(Some((&format!("w{n}"), (1, 0))))));
         }
         assert_eq!(sieve.marks.len(), WRITERS);
-        assert!(!sieve.passes(&record(9_999, Some(("w1", (1, 0))))));
-        assert!(sieve.passes(&record(10_000, Some(("w0", (1, 0))))));
+        assert!(!sieve.passes(9_999, &owned(Some(("w1", (1, 0))))));
+        assert!(sieve.passes(10_000, &owned(Some(("w0", (1, 0))))));
     }
 }

@@ -8,6 +8,7 @@ use super::Shared;
 use super::config::failed;
 use super::record::{self, Outgoing};
 use crate::broker::{Answer, Append, Appended, BrokerError, Ticket};
+use crate::brokers::records::Origins;
 use crate::dead_letter::DeadLetter;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::Mutex;
@@ -102,15 +103,20 @@ impl Shared {
     }
 }
 
-/// Stores dead letters; they are durable when this returns.
-pub(super) fn append_letters(shared: &Arc<Shared>, letters: &[DeadLetter]) -> Result<(), BrokerError> {
-    let letters = match shared.dead()?.as_mut() {
-        Some(dead) => dead.stage(letters)?,
-        None => Vec::new(),
-    };
-    let (answer, ticket) = Ticket::new();
-    append(shared, shared.open_appender()?.as_ref(), &Append::default(), &[], &letters, answer)?;
-    ticket.wait().map(drop)
+impl Origins for Shared {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn store_letters(self: Arc<Shared>, letters: &[DeadLetter]) -> Result<(), BrokerError> {
+        let letters = match self.dead()?.as_mut() {
+            Some(dead) => dead.stage(letters)?,
+            None => Vec::new(),
+        };
+        let (answer, ticket) = Ticket::new();
+        append(&self, self.open_appender()?.as_ref(), &Append::default(), &[], &letters, answer)?;
+        ticket.wait().map(drop)
+    }
 }
 
 /// Sends an append on its way.

@@ -2,13 +2,13 @@
 
 use super::config::{CALL, failed};
 use super::reader::KafkaReader;
-use super::record::{self, Incoming, Outgoing};
-use super::slice::KafkaSlice;
+use super::record::{self, Outgoing};
 use super::{KafkaBroker, admin, append, epoch, index, lanes, member, progress};
 use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
 };
+use crate::brokers::records::RecordSlice;
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
@@ -121,12 +121,12 @@ impl Broker for KafkaBroker {
         list.add_partition_offset(&physical, number, at).map_err(|e| failed(&what, &e))?;
         consumer.assign(&list).map_err(|e| failed(&what, &e))?;
         let found = match consumer.poll(CALL) {
-            Some(Ok(message)) => Incoming::of(&message).filter(|record| record.offset == offset.0),
+            Some(Ok(message)) => record::incoming(&message).filter(|record| record.offset == offset.0),
             Some(Err(KafkaError::PartitionEOF(_))) => None,
             Some(Err(error)) => return Err(failed(&what, &error)),
             None => return Err(BrokerError::Storage(format!("kafka: {what}: no answer within {CALL:?}"))),
         };
-        let slice = found.map(|record| KafkaSlice::new(&self.shared, spec.clone(), vec![record]));
+        let slice = found.map(|record| RecordSlice::new(&self.shared, spec.clone(), vec![record]));
         slice.map(|slice| slice.decode(&Projection::all(&spec))).transpose()
     }
 

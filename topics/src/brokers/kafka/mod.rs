@@ -1,7 +1,7 @@
 //! Kafka (feature `kafka`): records as JSON under the Java client's keys, epochs as transactions.
 //!
 //! * `config`, `admin`: how the brokers are reached; topics made from the catalogue and checked
-//! * `record`: a row as a record and back; `slice`, `reader`: reading what was committed
+//! * `record`: a row as a record and back; `reader`: reading what was committed
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
 //! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
 //! * `member`: the group by which several processes share the pipelines' work
@@ -25,7 +25,6 @@ mod member;
 mod progress;
 mod reader;
 mod record;
-mod slice;
 mod table;
 mod tails;
 mod transactions;

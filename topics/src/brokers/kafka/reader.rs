@@ -5,9 +5,9 @@
 
 use super::Shared;
 use super::config::{Client, failed};
-use super::record::Incoming;
-use super::slice::KafkaSlice;
+use super::record::incoming;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
+use crate::brokers::records::{Incoming, RecordSlice};
 use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::{Condvar, Mutex};
@@ -132,7 +132,7 @@ impl TopicReader for KafkaReader {
         buffer.bytes -= records.iter().map(Incoming::size).sum::<usize>();
         drop(buffer);
         self.between.emptied.notify_all();
-        let slice = KafkaSlice::new(&self.shared, self.topic.clone(), records);
+        let slice = RecordSlice::new(&self.shared, self.topic.clone(), records);
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
                 *position = part.next.0;
@@ -170,7 +170,7 @@ impl Filler {
                             self.perhaps_lost(message.partition(), before);
                         }
                     }
-                    taken.extend(Incoming::of(&message));
+                    taken.extend(incoming(&message));
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => ended.extend(usize::try_from(partition)),
                 Some(Err(failure)) if lasting(&failure) => {

@@ -6,6 +6,7 @@
 
 use super::config::failed;
 use crate::broker::{BrokerError, TopicRows};
+use crate::brokers::records::{Incoming, own_time};
 use crate::catalogue::TopicKind;
 use crate::json::Encoder;
 use crate::partitioner::partition_of;
@@ -96,41 +97,21 @@ where
     }
 }
 
-/// A record as it came in.
-#[derive(Clone, Debug)]
-pub(super) struct Incoming {
-    pub(super) partition: u32,
-    pub(super) offset: u64,
-    /// Microseconds.
-    pub(super) arrival: i64,
-    /// Microseconds.
-    pub(super) event_time: i64,
-    pub(super) key: Option<String>,
-    pub(super) ty: Option<String>,
-    pub(super) value: Vec<u8>,
-}
-
-impl Incoming {
-    /// The message, or none where it is a tombstone.
-    pub(super) fn of(message: &BorrowedMessage<'_>) -> Option<Incoming> {
-        let value = message.payload()?.to_vec();
-        let arrival = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000);
-        let event_time =
-            header(message, "time").and_then(|time| time.parse().ok()).unwrap_or_else(|| own_time(&value).unwrap_or(arrival));
-        Some(Incoming {
-            partition: u32::try_from(message.partition()).unwrap_or(0),
-            offset: u64::try_from(message.offset()).unwrap_or(0),
-            arrival,
-            event_time,
-            key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
-            ty: header(message, "type").map(str::to_owned),
-            value,
-        })
-    }
-
-    pub(super) fn size(&self) -> usize {
-        self.value.len() + self.key.as_ref().map_or(0, String::len) + 96
-    }
+/// The message, or none where it is a tombstone.
+pub(super) fn incoming(message: &BorrowedMessage<'_>) -> Option<Incoming> {
+    let value = message.payload()?.to_vec();
+    let arrival = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000);
+    let event_time =
+        header(message, "time").and_then(|time| time.parse().ok()).unwrap_or_else(|| own_time(&value).unwrap_or(arrival));
+    Some(Incoming {
+        partition: u32::try_from(message.partition()).unwrap_or(0),
+        offset: u64::try_from(message.offset()).unwrap_or(0),
+        arrival,
+        event_time,
+        key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+        ty: header(message, "type").map(str::to_owned),
+        value,
+    })
 }
 
 /// The text of a header.
@@ -138,15 +119,4 @@ pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option
     let headers = message.headers()?;
     let found = headers.iter().find(|header| header.key == name)?;
     std::str::from_utf8(found.value?).ok()
-}
-
-/// The time in an event that someone else wrote.
-fn own_time(value: &[u8]) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Timed<'a> {
-        #[serde(borrow)]
-        timestamp: std::borrow::Cow<'a, str>,
-    }
-    let timed: Timed<'_> = serde_json::from_slice(value).ok()?;
-    crate::json::time::read_time(&timed.timestamp).map(|time| time.micros)
 }

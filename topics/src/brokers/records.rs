@@ -1,7 +1,6 @@
-//! A slice of records, decoded when asked for.
+//! What brokers of records share, who know no columns: a record as it came in, and a slice of them,
+//! decoded when asked for.
 
-use super::Shared;
-use super::record::Incoming;
 use crate::broker::{BrokerError, Projection, Slice, SlicePart};
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterStatus, Origin};
@@ -14,8 +13,50 @@ use std::sync::{Arc, OnceLock, Weak};
 /// Bytes of a record that its dead letter keeps.
 const KEPT: usize = 64 << 10;
 
-/// See [`Slice`]. Offsets have gaps where repeats were.
-pub(super) struct FluvioSlice {
+/// A record as it came in.
+#[derive(Clone, Debug)]
+pub(super) struct Incoming {
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    /// Microseconds.
+    pub(super) arrival: i64,
+    /// Microseconds.
+    pub(super) event_time: i64,
+    pub(super) key: Option<String>,
+    pub(super) ty: Option<String>,
+    /// Canonical JSON, or whatever someone else wrote.
+    pub(super) value: Vec<u8>,
+}
+
+impl Incoming {
+    /// The memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.value.len() + self.key.as_ref().map_or(0, String::len) + 96
+    }
+}
+
+/// The time in an event that someone else wrote.
+pub(super) fn own_time(value: &[u8]) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Timed<'a> {
+        #[serde(borrow)]
+        timestamp: std::borrow::Cow<'a, str>,
+    }
+    let timed: Timed<'_> = serde_json::from_slice(value).ok()?;
+    crate::json::time::read_time(&timed.timestamp).map(|time| time.micros)
+}
+
+/// The broker that a slice came from, as far as it needs it.
+pub(super) trait Origins: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Stores the dead letters of records that are none of their topic, each id once; durable when
+    /// this returns.
+    fn store_letters(self: Arc<Self>, letters: &[DeadLetter]) -> Result<(), BrokerError>;
+}
+
+/// See [`Slice`]. Offsets may have gaps: transactions' markers, tombstones, compaction, repeats.
+pub(super) struct RecordSlice {
     topic: Arc<TopicSpec>,
     /// Sorted by partition, then offset.
     records: Vec<Incoming>,
@@ -23,11 +64,12 @@ pub(super) struct FluvioSlice {
     bytes: usize,
     whole: OnceLock<Result<(RecordBatch, Vec<u32>), BrokerError>>,
     /// Where records that are none of the topic are reported.
-    shared: Weak<Shared>,
+    from: Weak<dyn Origins>,
+    broker: &'static str,
 }
 
-impl FluvioSlice {
-    pub(super) fn new(shared: &Arc<Shared>, topic: Arc<TopicSpec>, mut records: Vec<Incoming>) -> FluvioSlice {
+impl RecordSlice {
+    pub(super) fn new(from: &Arc<impl Origins + 'static>, topic: Arc<TopicSpec>, mut records: Vec<Incoming>) -> RecordSlice {
         records.sort_by_key(|record| (record.partition, record.offset));
         let mut parts: Vec<SlicePart> = Vec::new();
         for record in &records {
@@ -49,7 +91,9 @@ impl FluvioSlice {
             }
         }
         let bytes = records.iter().map(Incoming::size).sum();
-        FluvioSlice { topic, records, parts, bytes, whole: OnceLock::new(), shared: Arc::downgrade(shared) }
+        let broker = from.name();
+        let from: Weak<dyn Origins> = Arc::downgrade(from) as Weak<dyn Origins>;
+        RecordSlice { topic, records, parts, bytes, whole: OnceLock::new(), from, broker }
     }
 
     /// All columns, in the order of the topic's whole schema, and the rows that say nothing. The dead
@@ -71,12 +115,16 @@ impl FluvioSlice {
             }
         }
         if !letters.is_empty() {
-            let shared = self.shared.upgrade().ok_or(BrokerError::Closed)?;
-            tracing::warn!(topic = self.topic.name, records = letters.len(), "fluvio: records that are none of this topic");
-            let letters = letters.iter().map(super::dead::encode).collect::<Result<Vec<_>, _>>()?;
-            shared.write_letters(&letters, &[])?;
+            let from = self.from.upgrade().ok_or(BrokerError::Closed)?;
+            tracing::warn!(
+                topic = self.topic.name,
+                records = letters.len(),
+                "{}: records that are none of this topic",
+                self.broker
+            );
+            from.store_letters(&letters)?;
         }
-        let broken = |e: arrow::error::ArrowError| BrokerError::Storage(format!("fluvio: {e}"));
+        let broken = |e| self.broken(&e);
         let rows = decoder.finish().map_err(broken)?;
         let schema = self.topic.schema();
         let arrival = self.records.iter().map(|r| r.arrival).collect::<Vec<_>>();
@@ -123,12 +171,15 @@ impl FluvioSlice {
             .map(|(name, field)| whole.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows)))
             .collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options)
-            .map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))
+        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options).map_err(|e| self.broken(&e))
+    }
+
+    fn broken(&self, error: &arrow::error::ArrowError) -> BrokerError {
+        BrokerError::Storage(format!("{}: {error}", self.broker))
     }
 }
 
-impl Slice for FluvioSlice {
+impl Slice for RecordSlice {
     fn topic(&self) -> &Arc<TopicSpec> {
         &self.topic
     }
@@ -147,7 +198,7 @@ impl Slice for FluvioSlice {
             return Ok(rows);
         }
         let good = UInt32Array::from_iter_values((0..rows.num_rows() as u32).filter(|row| bad.binary_search(row).is_err()));
-        arrow::compute::take_record_batch(&rows, &good).map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))
+        arrow::compute::take_record_batch(&rows, &good).map_err(|e| self.broken(&e))
     }
 
     fn decode_all(&self, projection: &Projection) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
