@@ -12,13 +12,12 @@
 mod support;
 
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 use support::chat::Chat;
-use support::count::Expected;
 use support::kafka::{Broker, Kafka};
+use support::kills::{self, settled, slow_send};
 use support::random::Random;
-use support::traffic::{generated, input, pause, spawn_send};
+use support::traffic::{generated, input, pause};
 use support::{Server, Start, both, free_ports, harness};
 
 crate::tests! {
@@ -46,47 +45,10 @@ async fn the_main_job_is_exact_on_kafka() {
     assert_eq!(server.stop().code(), Some(0));
 }
 
-/// `send` so slow that it is under way for as long as the kills take.
-fn slow_send(file: &Path, port: u16) -> Child {
-    let lines = std::fs::read_to_string(file).unwrap().lines().count();
-    spawn_send(file, port, Some(lines / RUN))
-}
-
-async fn settled(server: &Server, mut send: Child, expected: &Expected) {
-    let status = send.wait().unwrap();
-    assert!(matches!(status.code(), Some(0 | 1)), "send ended with {status}");
-    server.settle();
-    expected.check(server).await;
-}
-
 async fn r17_r19_kills_of_the_server_and_of_send_change_nothing() {
     let kafka = Kafka::named("kills");
-    let seed = 20_261_123;
-    println!("seed {seed}");
-    let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
-    let (file, expected) = input(folder.path());
-    let data = folder.path().join("data");
-    let start = Start { ports: Some(free_ports()), ..kafka.start() };
-    let port = start.ports.unwrap().0;
-    let mut server = start.run(&data);
-    let mut send = slow_send(&file, port);
-    let mut send_kills = 0;
-    for kill in 0..25 {
-        pause(&mut random, 900);
-        if kill % 5 == 2 && send.try_wait().unwrap().is_none() {
-            send.kill().unwrap();
-            send.wait().unwrap();
-            send_kills += 1;
-            send = slow_send(&file, port);
-            pause(&mut random, 100);
-        }
-        server.kill();
-        server = start.run(&data);
-    }
-    assert_eq!(send_kills, 5, "send was done before it could be killed");
-    settled(&server, send, &expected).await;
-    assert_eq!(server.stop().code(), Some(0));
+    kills::at_random_moments(kafka.start(), folder.path(), 20_261_123, RUN, 900).await;
 }
 
 /// Python's client, read_committed, while our process is killed in the middle of commits.
@@ -96,7 +58,7 @@ async fn r19_another_client_sees_each_output_once() {
     let (file, expected) = generated(folder.path(), 40_000);
     let data = folder.path().join("data");
     let start = Start { ports: Some(free_ports()), ..kafka.start() };
-    let mut send = slow_send(&file, start.ports.unwrap().0);
+    let mut send = slow_send(&file, start.ports.unwrap().0, RUN);
     for round in 0..6 {
         let mut start = start.clone();
         let place = if round % 2 == 0 { "log.commit.before" } else { "log.commit.after" };
@@ -126,60 +88,10 @@ async fn r19_another_client_sees_each_output_once() {
     }
 }
 
-/// Where the process is ended on purpose; each place is hit at its first and at its third time.
-const FAILPOINTS: [&str; 14] = [
-    "log.append.begin",
-    "log.write.before",
-    "log.commit.before",
-    "log.commit.after",
-    "log.answer.before",
-    "log.answer.after",
-    "log.epoch.before",
-    "log.epoch.after",
-    "ingest.answer.before",
-    "engine.epoch.before_commit",
-    "engine.epoch.after_commit",
-    "sink.flush.before",
-    "sink.flush.after",
-    "sink.offset.after",
-];
-
 async fn r19_a_kill_at_every_failpoint_changes_nothing() {
     let kafka = Kafka::named("failpoints");
     let folder = tempfile::tempdir().unwrap();
-    let (file, expected) = generated(folder.path(), 12_000);
-    let data = folder.path().join("data");
-    let ports = free_ports();
-    let log = folder.path().join("hits");
-    let mut send = None;
-    let mut hits = 0;
-    for nth in [1, 3] {
-        for name in FAILPOINTS {
-            let mut start = Start { ports: Some(ports), ..kafka.start() };
-            start.env.push(("QUIKFLOW_FAILPOINT".to_owned(), format!("{name}:{nth}")));
-            start.env.push(("QUIKFLOW_FAILPOINT_LOG".to_owned(), log.to_string_lossy().into_owned()));
-            let Ok(mut server) = start.try_run(&data) else {
-                hits += 1;
-                continue;
-            };
-            let child = send.get_or_insert_with(|| spawn_send(&file, ports.0, None));
-            for _ in 0..3_000 {
-                if server.ended().is_some() {
-                    break;
-                }
-                if child.try_wait().unwrap().is_some() {
-                    server.poke(nth).await;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            assert!(server.ended().is_some(), "{name} was not hit {nth} times");
-            hits += 1;
-        }
-    }
-    let logged = std::fs::read_to_string(&log).unwrap();
-    assert_eq!(logged.lines().count(), hits, "{logged}");
-    let server = Start { ports: Some(ports), ..kafka.start() }.run(&data);
-    settled(&server, send.unwrap(), &expected).await;
+    kills::at_every_failpoint(kafka.start(), folder.path()).await;
 }
 
 async fn r19_kafka_killed_and_frozen_changes_nothing() {
@@ -192,7 +104,7 @@ async fn r19_kafka_killed_and_frozen_changes_nothing() {
     let (file, expected) = input(folder.path());
     let start = Start { ports: Some(free_ports()), ..kafka.start() };
     let mut server = start.run(&folder.path().join("data"));
-    let send = slow_send(&file, start.ports.unwrap().0);
+    let send = slow_send(&file, start.ports.unwrap().0, RUN);
     for _ in 0..5 {
         pause(&mut random, 5_000);
         broker.signal("-KILL");
@@ -228,7 +140,7 @@ async fn r19_processes_come_and_go_and_the_answer_stays() {
     let rest = rest(&kafka);
     let server = rest.run(&folder.path().join("rest"));
     let mut running = vec![pipelines(&kafka, folder.path(), "p0"), pipelines(&kafka, folder.path(), "p1")];
-    let send = slow_send(&file, rest.ports.unwrap().0);
+    let send = slow_send(&file, rest.ports.unwrap().0, RUN);
     pause(&mut random, 5_000);
     running.push(pipelines(&kafka, folder.path(), "p2"));
     pause(&mut random, 5_000);
@@ -259,7 +171,7 @@ async fn r19_a_zombie_is_refused() {
     let rest = rest(&kafka);
     let server = rest.run(&folder.path().join("rest"));
     let mut zombie = pipelines(&kafka, folder.path(), "zombie");
-    let send = slow_send(&file, rest.ports.unwrap().0);
+    let send = slow_send(&file, rest.ports.unwrap().0, RUN);
     std::thread::sleep(Duration::from_secs(4));
     zombie.signal("-STOP");
     let heir = pipelines(&kafka, folder.path(), "heir");
@@ -288,7 +200,7 @@ async fn r18_a_retry_goes_to_the_other_ingest_process() {
     let ports = free_ports();
     let door = Start { args: vec!["ingest".to_owned()], ports: Some(ports), ..kafka.start() };
     let mut open = door.run(&folder.path().join("one"));
-    let send = slow_send(&file, ports.0);
+    let send = slow_send(&file, ports.0, RUN);
     for round in 0..8 {
         pause(&mut random, 3_000);
         open.kill();

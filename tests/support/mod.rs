@@ -7,6 +7,7 @@ pub mod chat;
 pub mod count;
 pub mod harness;
 pub mod kafka;
+pub mod kills;
 pub mod phrases;
 pub mod random;
 pub mod traffic;
