@@ -29,8 +29,7 @@ struct State {
     wanted: Option<Vec<u32>>,
     /// The shares that the engine runs.
     running: Option<Vec<u32>>,
-    /// Nothing is started: the process ends, or a topology is being reset.
-    held: bool,
+    /// Nothing is started any more.
     ended: bool,
     /// What starting again does not mend.
     failure: Option<EngineError>,
@@ -112,11 +111,11 @@ impl Inner {
     fn look(&self, pause: Duration) -> Duration {
         let _turn = self.turn.lock();
         let failure = self.failed();
-        let (wanted, running, held) = {
+        let (wanted, running, over) = {
             let state = self.state.lock();
-            (state.wanted.clone(), state.running.clone(), state.held || state.failure.is_some())
+            (state.wanted.clone(), state.running.clone(), state.ended || state.failure.is_some())
         };
-        if held || (failure.is_none() && wanted == running) {
+        if over || (failure.is_none() && wanted == running) {
             return LOOK;
         }
         if let Some(error) = &failure {
@@ -156,7 +155,7 @@ impl Inner {
             if state.ended {
                 return;
             }
-            let asked = state.wanted != state.running && pause == LOOK && !state.held && state.failure.is_none();
+            let asked = state.wanted != state.running && pause == LOOK && state.failure.is_none();
             if !asked || state.wanted.is_none() {
                 self.moved.wait_for(&mut state, pause);
             }
@@ -274,11 +273,7 @@ impl Supervisor {
     }
 
     fn end(&self) {
-        {
-            let mut state = self.inner.state.lock();
-            state.ended = true;
-            state.held = true;
-        }
+        self.inner.state.lock().ended = true;
         self.inner.moved.notify_all();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
