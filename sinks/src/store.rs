@@ -105,6 +105,11 @@ pub trait Store: Send + Sync {
     async fn clear(&self, sink: &str) -> Result<(), StoreError>;
     /// Housekeeping: merges, time-to-live counted from arrival. Called every few seconds.
     async fn maintain(&self, now: EventTime) -> Result<(), StoreError>;
+    /// How many usual batches it likes to take as one, where rows are plenty; more than 1: what a
+    /// batch costs depends on its rows less than on the pages that it touches.
+    fn gathers(&self) -> u32 {
+        1
+    }
 }
 
 /// A table that can be read.

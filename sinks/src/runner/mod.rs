@@ -54,6 +54,8 @@ pub struct RunnerOptions {
     pub max_bytes: usize,
     /// How long a small batch waits for more rows.
     pub linger: Duration,
+    /// How long a batch waits where rows are plenty, times what its store gathers ([`Store::gathers`]).
+    pub patience: Duration,
     /// The first pause after a failure; doubles each time, with jitter.
     pub back_off: Duration,
     /// The longest pause.
@@ -78,6 +80,7 @@ impl Default for RunnerOptions {
             max_rows: 4_096,
             max_bytes: 4 << 20,
             linger: Duration::from_millis(20),
+            patience: Duration::from_millis(125),
             back_off: Duration::from_millis(50),
             max_back_off: Duration::from_secs(30),
             breaker: 5,
@@ -86,6 +89,19 @@ impl Default for RunnerOptions {
             rest: None,
             housekeeping: Duration::from_secs(5),
             replays: Duration::from_secs(2),
+        }
+    }
+}
+
+impl RunnerOptions {
+    /// The same with batches as large as the store likes them.
+    fn for_store(&self, store: &dyn Store) -> RunnerOptions {
+        let times = store.gathers().max(1);
+        RunnerOptions {
+            max_rows: self.max_rows * times as usize,
+            max_bytes: self.max_bytes * times as usize,
+            patience: if times == 1 { self.linger } else { self.patience * times },
+            ..self.clone()
         }
     }
 }
@@ -191,6 +207,7 @@ impl SinkRunner {
             }
             let store = stores.store_of(&setup.sink)?;
             let status = Arc::new(Mutex::new(SinkStatus::new(&setup.sink, store.name())));
+            let options = options.for_store(store.as_ref());
             tasks.push(Task {
                 setup,
                 store,
@@ -199,7 +216,7 @@ impl SinkRunner {
                 runtime: runtime.clone(),
                 signal: runner.signal.clone(),
                 pace: Mutex::new(pace::Pace::new(&options)),
-                options: options.clone(),
+                options,
                 status,
             });
         }

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// A call longer than this gets fewer rows the next time.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// Rows that are worth waiting for.
+const PLENTY: f64 = 256.0;
+
 /// What a success gives back of a retry.
 const EARNS: f64 = 0.25;
 
@@ -26,6 +29,8 @@ pub(crate) struct Pace {
     full: f64,
     back_off: Duration,
     longest: Duration,
+    /// Rows a second, of late.
+    rate: f64,
 }
 
 impl Pace {
@@ -41,7 +46,18 @@ impl Pace {
             full,
             back_off: options.back_off,
             longest: options.max_back_off,
+            rate: 0.0,
         }
+    }
+
+    /// So many rows came within `time`.
+    pub(crate) fn came(&mut self, rows: usize, time: Duration) {
+        self.rate = rows as f64 / time.as_secs_f64().max(1e-6);
+    }
+
+    /// Whether rows come so fast that those of `time` are worth waiting for.
+    pub(crate) fn plenty(&self, time: Duration) -> bool {
+        self.rate * time.as_secs_f64() >= PLENTY
     }
 
     /// Rows that the next call may hold.
@@ -109,6 +125,18 @@ mod tests {
             pace.rows() == 1_000
         });
         assert!(calls.is_some_and(|n| n < 6), "{calls:?}");
+    }
+
+    #[test]
+    fn only_rows_that_are_plenty_are_waited_for() {
+        let mut pace = pace();
+        let wait = Duration::from_millis(500);
+        assert!(!pace.plenty(wait), "nothing is known yet");
+        pace.came(2_000, Duration::from_secs(1));
+        assert!(pace.plenty(wait));
+        assert!(!pace.plenty(QUICK));
+        pace.came(1, Duration::from_secs(5));
+        assert!(!pace.plenty(wait));
     }
 
     #[test]

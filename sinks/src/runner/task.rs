@@ -186,6 +186,7 @@ impl Task {
             self.broker.report_progress(&group, &topic.name, &positions)?;
             let mut reader = self.persist_broker(|| self.broker.reader(&topic.name, &positions))?;
             let mut next_replay = Duration::ZERO;
+            let mut gathered = self.clock.elapsed();
             loop {
                 let seen = self.broker.wakeup().version();
                 if self.clock.elapsed() >= next_replay && !self.signal.stopping() {
@@ -203,6 +204,8 @@ impl Task {
                     self.broker.wakeup().wait(seen, self.options.replays);
                     continue;
                 };
+                let now = self.clock.elapsed();
+                self.pace.lock().came(rows.num_rows(), now.saturating_sub(std::mem::replace(&mut gathered, now)));
                 let next = reader.positions();
                 self.take(rows, &positions, &next, generation, taken)?;
                 positions = next;
@@ -215,12 +218,21 @@ impl Task {
         }
     }
 
-    /// What is there, up to a batch. A small one waits a little for more, unless its rows come an
-    /// epoch at a time: then there is nothing to wait for.
+    /// What is there, up to a batch. A small one waits a little for more, and longer where rows are
+    /// plenty; not where they come an epoch at a time: then there is nothing to wait for.
     fn gather(&self, reader: &mut dyn TopicReader) -> Result<(Option<RecordBatch>, u64), End> {
         let projection = Projection::all(&self.setup.topic);
-        let (mut batches, mut rows, mut bytes, mut waited) = (Vec::new(), 0, 0, false);
-        let most = self.pace.lock().rows();
+        let (mut batches, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        let (most, plenty) = {
+            let pace = self.pace.lock();
+            (pace.rows(), pace.plenty(self.options.patience))
+        };
+        // In two parts, so that a batch that has filled meanwhile goes.
+        let mut pauses = match self.setup.topic.kind {
+            TopicKind::Rows => Vec::new(),
+            _ if plenty => vec![self.options.patience / 2; 2],
+            _ => vec![self.options.linger],
+        };
         while rows < most && bytes < self.options.max_bytes {
             let slice: Option<Arc<dyn Slice>> = self.persist_broker(|| reader.poll(most - rows))?;
             match slice {
@@ -229,11 +241,11 @@ impl Task {
                     bytes += slice.bytes();
                     batches.push(self.persist_broker(|| slice.decode(&projection))?);
                 }
-                None if batches.is_empty() || waited || self.setup.topic.kind == TopicKind::Rows => break,
-                None => {
-                    waited = true;
-                    self.signal.pause(self.options.linger);
-                }
+                None if batches.is_empty() => break,
+                None => match pauses.pop() {
+                    Some(pause) => self.signal.pause(pause),
+                    None => break,
+                },
             }
         }
         if batches.is_empty() {

@@ -264,6 +264,16 @@ impl Store for Twin {
         self.0.file.name
     }
 
+    /// Rows of documents and words of texts lie all over their indexes: each batch writes most of
+    /// the pages that ten times its rows would (measured: a quarter of the bytes and half of the CPU time).
+    fn gathers(&self) -> u32 {
+        match (self.0.form, self.0.file.name) {
+            (Form::Search, _) => 4,
+            (_, "messages") => 2,
+            _ => 1,
+        }
+    }
+
     async fn ensure(&self, sink: &SinkSpec, topic: &TopicSpec) -> Result<(), StoreError> {
         let (this, sink, topic) = (self.clone(), Arc::new(sink.clone()), topic.clone());
         blocking(self.name(), move || this.add(&sink, &topic)).await
