@@ -151,8 +151,10 @@ pub fn lag_of_broker(broker: &dyn Broker) -> Result<LagReport, quikflow_topics::
 /// Bounds of the query side.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
-    /// Threads that run queries, of low priority; two at least, so that views do not wait behind SQL.
+    /// Threads that run SQL and read whole views, of low priority; two at least, so that views do not wait behind SQL.
     pub threads: usize,
+    /// Threads that read pages, of the process's priority.
+    pub page_threads: usize,
     /// How long a SQL query may take, waiting included.
     pub sql_time: Duration,
     /// How long a view's answer may take; a whole view may be streamed to a slow reader.
@@ -180,6 +182,7 @@ impl Default for QueryLimits {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         QueryLimits {
             threads: (cores / 2).max(2),
+            page_threads: (cores / 2).max(1),
             sql_time: Duration::from_secs(30),
             view_time: Duration::from_secs(600),
             memory: 128 << 20,

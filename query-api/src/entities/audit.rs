@@ -63,7 +63,7 @@ pub(crate) async fn search(State(state): State<QueryState>, RawQuery(query): Raw
     let (limits, time) = (state.limits.clone(), state.limits.sql_time);
     let rows = state
         .runtime
-        .run(Lane::Views, time, async move {
+        .run(Lane::Exports, time, async move {
             let info = relation.info.clone();
             let context = session::empty(&limits)?;
             let table = Arc::new(RelationTable::new(relation, AsOf::default()));

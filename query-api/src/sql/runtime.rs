@@ -1,5 +1,7 @@
 //! Threads of their own for queries, so that a long one does not take time from ingest: fewer than
-//! the machine's cores, of low priority, with bounded waiting, and really ended when time is up.
+//! the machine's cores, with bounded waiting, and really ended when time is up. SQL and whole views
+//! run at low priority. Pages do not: they are a few milliseconds of work, which on a machine whose
+//! cores are all busy would wait for a quarter of a second and more.
 
 use crate::problem::Problem;
 use crate::state::QueryLimits;
@@ -15,7 +17,7 @@ use tokio::task::AbortHandle;
 
 /// The stack of a query thread: planning recurses as deep as an expression is long.
 const STACK: usize = 64 << 20;
-/// Views that are read at once, and that wait.
+/// Pages, and whole views, that are read at once, and that wait.
 const VIEWS: (usize, usize) = (4, 64);
 /// Pieces of an answer that wait for a slow reader.
 const PIECES: usize = 4;
@@ -25,8 +27,10 @@ const PIECES: usize = 4;
 pub enum Lane {
     /// `POST /v1/sql`.
     Sql,
-    /// Views and entities: cheap, many; they don't wait behind SQL.
-    Views,
+    /// Whole views, and whatever reads a whole table; they don't wait behind SQL.
+    Exports,
+    /// Pages of views and entities: cheap, many.
+    Pages,
 }
 
 #[derive(Debug)]
@@ -62,10 +66,25 @@ pub enum Piece<H> {
 /// The threads.
 #[derive(Debug)]
 pub struct QueryRuntime {
-    runtime: Option<Runtime>,
+    /// Of low priority, and of the process's own; none: they have ended.
+    runtimes: Option<(Runtime, Runtime)>,
     sql: Gate,
-    views: Gate,
+    exports: Gate,
+    pages: Gate,
     sql_running: usize,
+}
+
+fn threads(name: &str, count: usize, low: bool) -> std::io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(count.max(1)).max_blocking_threads(32).thread_name(name).thread_stack_size(STACK).enable_time();
+    if low {
+        builder.on_thread_start(|| {
+            if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
+                tracing::debug!(%error, "query threads keep the priority of the process");
+            }
+        });
+    }
+    builder.build()
 }
 
 struct AbortOnDrop(AbortHandle);
@@ -82,21 +101,10 @@ impl QueryRuntime {
     /// # Errors
     /// When the operating system gives none.
     pub fn start(limits: &QueryLimits) -> std::io::Result<QueryRuntime> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(limits.threads.max(1))
-            .max_blocking_threads(32)
-            .thread_name("query")
-            .thread_stack_size(STACK)
-            .on_thread_start(|| {
-                if let Err(error) = thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min) {
-                    tracing::debug!(%error, "query threads keep the priority of the process");
-                }
-            })
-            .enable_time()
-            .build()?;
+        let runtimes = (threads("query", limits.threads, true)?, threads("query:pages", limits.page_threads, false)?);
         let sql = Gate::new(limits.running, limits.queue);
-        let views = Gate::new(VIEWS.0, VIEWS.1);
-        Ok(QueryRuntime { runtime: Some(runtime), sql, views, sql_running: limits.running.max(1) })
+        let views = || Gate::new(VIEWS.0, VIEWS.1);
+        Ok(QueryRuntime { runtimes: Some(runtimes), sql, exports: views(), pages: views(), sql_running: limits.running.max(1) })
     }
 
     /// SQL queries that run now.
@@ -116,7 +124,8 @@ impl QueryRuntime {
     fn gate(&self, lane: Lane) -> &Gate {
         match lane {
             Lane::Sql => &self.sql,
-            Lane::Views => &self.views,
+            Lane::Exports => &self.exports,
+            Lane::Pages => &self.pages,
         }
     }
 
@@ -130,12 +139,13 @@ impl QueryRuntime {
         Ok(Permit { _place: place, _running: running })
     }
 
-    fn spawn<T, F>(&self, permit: Permit, work: F) -> Result<tokio::task::JoinHandle<T>, Problem>
+    fn spawn<T, F>(&self, lane: Lane, permit: Permit, work: F) -> Result<tokio::task::JoinHandle<T>, Problem>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let runtime = self.runtime.as_ref().ok_or_else(|| Problem::internal("the query threads have ended"))?;
+        let (low, own) = self.runtimes.as_ref().ok_or_else(|| Problem::internal("the query threads have ended"))?;
+        let runtime = if lane == Lane::Pages { own } else { low };
         Ok(runtime.spawn(async move {
             let _permit = permit;
             work.await
@@ -154,7 +164,7 @@ impl QueryRuntime {
     {
         let whole = async {
             let permit = self.enter(lane).await?;
-            let handle = self.spawn(permit, work)?;
+            let handle = self.spawn(lane, permit, work)?;
             let _abort = AbortOnDrop(handle.abort_handle());
             handle.await.unwrap_or_else(|error| Err(Problem::internal(error)))
         };
@@ -181,7 +191,7 @@ impl QueryRuntime {
         let (sender, mut receiver) = mpsc::channel(PIECES);
         let begin = async {
             let permit = self.enter(lane).await?;
-            let handle = self.spawn(permit, work(sender))?;
+            let handle = self.spawn(lane, permit, work(sender))?;
             let abort = AbortOnDrop(handle.abort_handle());
             match receiver.recv().await {
                 Some(Piece::Head(head)) => Ok((head, receiver, abort)),
@@ -206,8 +216,9 @@ impl QueryRuntime {
 
 impl Drop for QueryRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        if let Some((low, own)) = self.runtimes.take() {
+            low.shutdown_background();
+            own.shutdown_background();
         }
     }
 }

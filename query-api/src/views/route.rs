@@ -111,7 +111,7 @@ pub(crate) async fn page(state: &QueryState, relation: Relation, request: ViewRe
     let time = limits.sql_time;
     state
         .runtime
-        .run(Lane::Views, time, async move {
+        .run(Lane::Pages, time, async move {
             // Taken before the rows are read: the rows are never behind it.
             let freshness = process.freshness(&relation.info);
             let context = session::empty(&limits)?;
@@ -170,7 +170,7 @@ async fn stream(state: &QueryState, relation: Relation, request: ViewRequest) ->
             tracing::debug!("the reader of a view went away");
         }
     };
-    let (head, body) = state.runtime.stream(Lane::Views, time, work).await?;
+    let (head, body) = state.runtime.stream(Lane::Exports, time, work).await?;
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
