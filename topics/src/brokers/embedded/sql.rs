@@ -65,7 +65,7 @@ create table if not exists kv(space integer not null, key text not null, value b
 pub(super) fn open_writer(dir: &Path, sync: bool) -> Result<Connection, BrokerError> {
     let conn = Connection::open(dir.join(FILE))?;
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.pragma_update(None, "page_size", 65_536)?;
+    conn.pragma_update(None, "page_size", 16_384)?;
     conn.pragma_update(None, "auto_vacuum", "incremental")?;
     let mode: String = conn.query_row("pragma journal_mode=wal", [], |row| row.get(0))?;
     if mode != "wal" {

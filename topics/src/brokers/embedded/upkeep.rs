@@ -118,7 +118,8 @@ impl Writer {
     fn tend_size(&mut self) -> Result<(), BrokerError> {
         let pages: i64 = self.conn.prepare_cached("pragma page_count")?.query_row([], |row| row.get(0))?;
         let free: i64 = self.conn.prepare_cached("pragma freelist_count")?.query_row([], |row| row.get(0))?;
-        let bytes = (pages - free).max(0) as u64 * 65_536;
+        let page: i64 = self.conn.prepare_cached("pragma page_size")?.query_row([], |row| row.get(0))?;
+        let bytes = (pages - free).max(0) as u64 * page.max(0) as u64;
         self.shared.stored_bytes.store(bytes, Ordering::Relaxed);
         let full = bytes >= self.shared.options.max_bytes;
         if full != self.shared.full.swap(full, Ordering::Relaxed) {
