@@ -1,7 +1,7 @@
 //! (g): what a long query costs those who send: the time to an answer at the door, alone and beside a
 //! cross join that runs for as long as a query may.
 
-use crate::door::{Outcome, Server, exchange, requests, send, write_file};
+use crate::door::{Outcome, Server, exchange, requests, send, shape, write_file};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
@@ -13,7 +13,7 @@ const CROSS_JOIN: &str =
 pub(crate) fn cross_join(rate: u64, seconds: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("events.jsonl");
-    write_file(&file, 20_000)?;
+    write_file(&file, shape(20_000))?;
     let server = Server::start(&folder.path().join("data"), &[])?;
     send(&server, &file, &[])?;
     server.settle()?;

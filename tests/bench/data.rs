@@ -5,6 +5,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::fmt::Write as _;
 
+/// Some day long ago: events of history.
+pub(crate) const HISTORY: i64 = 1_600_000_000_000_000;
+
 /// How the events are spread.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
@@ -14,6 +17,8 @@ pub(crate) struct Shape {
     pub(crate) channels: u64,
     /// Users; drawn by a power law.
     pub(crate) users: u64,
+    /// Time of the first event, in microseconds since 1970.
+    pub(crate) start: i64,
     /// Seconds of event time from one event to the next, on average.
     pub(crate) step_seconds: f64,
     /// Bytes of content, about.
@@ -40,7 +45,7 @@ pub(crate) fn events(shape: Shape, seed: u64) -> impl Iterator<Item = Event> {
     let words: Vec<String> = (0..5_000)
         .map(|_| (0..random.random_range(2..11)).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect())
         .collect();
-    let mut at = 1_600_000_000_000_000_i64;
+    let mut at = shape.start;
     (0..shape.events).map(move |number| {
         at += (shape.step_seconds * 2e6 * random.random::<f64>()) as i64;
         let mut power = |n: u64| ((n as f64).powf(random.random::<f64>()) as u64).min(n - 1);

@@ -1,6 +1,6 @@
 //! (a), (b), (d), (e): the real binary over HTTP; its CPU time and memory, not the client's.
 
-use crate::data::{Shape, events, json_line};
+use crate::data::{HISTORY, Shape, events, json_line};
 use crate::measure::{Run, peak_mib};
 use crate::{bare, floor};
 use std::error::Error;
@@ -88,15 +88,15 @@ fn messages_only(folder: &Path) -> Outcome<PathBuf> {
     Ok(file)
 }
 
-/// Events as the chat archive has them, but recent, so that the door takes them as history.
-fn shape(records: u64) -> Shape {
-    Shape { events: records, channels: 200, users: 5_000, step_seconds: 16.0, content: 600 }
+/// Events as the chat archive has them.
+pub(crate) fn shape(records: u64) -> Shape {
+    Shape { events: records, channels: 200, users: 5_000, start: HISTORY, step_seconds: 16.0, content: 600 }
 }
 
-pub(crate) fn write_file(file: &Path, records: u64) -> Outcome<()> {
+pub(crate) fn write_file(file: &Path, shape: Shape) -> Outcome<()> {
     let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
     let mut line = String::new();
-    for event in events(shape(records), 2) {
+    for event in events(shape, 2) {
         line.clear();
         json_line(&event, &mut line);
         out.write_all(line.as_bytes())?;
@@ -115,7 +115,7 @@ pub(crate) fn send(server: &Server, file: &Path, more: &[&str]) -> Outcome<()> {
 pub(crate) fn batched_then_stores_then_restart(records: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let (file, data) = (folder.path().join("events.jsonl"), folder.path().join("data"));
-    write_file(&file, records)?;
+    write_file(&file, shape(records))?;
     let server = Server::start(&data, &["ingest"])?;
     let run = Run::of(server.child.id());
     send(&server, &file, &["--batch", "1000"])?;
@@ -231,8 +231,15 @@ pub(crate) async fn exchange(socket: &mut TcpStream, request: &[u8]) -> std::io:
 pub(crate) fn visible(rate: u64, seconds: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let (file, data) = (folder.path().join("events.jsonl"), folder.path().join("data"));
-    write_file(&file, rate * seconds)?;
+    // Events of now, as clients send them: the file is written before the time of its first one.
+    let lead = Duration::from_secs(10);
+    let start = chrono::Utc::now() + lead;
+    let live = Shape { start: start.timestamp_micros(), step_seconds: 1.0 / rate as f64, ..shape(rate * seconds) };
+    write_file(&file, live)?;
     let server = Server::start(&data, &[])?;
+    std::thread::sleep(
+        (start - chrono::Utc::now()).to_std().map_err(|_| format!("writing the events took longer than {lead:?}"))?,
+    );
     let run = Run::of(server.child.id());
     let mut waits = Vec::new();
     std::thread::scope(|scope| -> Outcome<()> {

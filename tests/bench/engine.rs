@@ -1,6 +1,6 @@
 //! (c) the engine from a filled log, and (f) word count: in this process, on the embedded log.
 
-use crate::data::{Shape, events, json_line};
+use crate::data::{HISTORY, Shape, events, json_line};
 use crate::floor;
 use crate::measure::{Run, forget_peak};
 use quikflow_pipelines::engine::{Engine, EngineOptions};
@@ -109,6 +109,37 @@ fn fill(broker: &EmbeddedBroker, shape: Shape) -> Outcome<()> {
     Ok(())
 }
 
+/// The first argument that makes this program fill a log and end.
+pub(crate) const FILL: &str = "fill-a-log";
+
+/// Fills a log in a process of its own, so that nothing it left in memory is measured with the engine.
+fn fill_apart(folder: &Path, shape: Shape) -> Outcome<()> {
+    let Shape { events, channels, users, start: _, step_seconds, content } = shape;
+    let numbers = [events.to_string(), channels.to_string(), users.to_string(), step_seconds.to_string(), content.to_string()];
+    let filled = std::process::Command::new(std::env::current_exe()?).arg(FILL).arg(folder).args(numbers).status()?;
+    if filled.success() { Ok(()) } else { Err("the log could not be filled".into()) }
+}
+
+/// What the process of [`fill_apart`] does with its arguments.
+pub(crate) fn fill_and_end(mut arguments: impl Iterator<Item = String>) -> Outcome<()> {
+    let mut next = || arguments.next().ok_or("filling a log wants a folder and five numbers");
+    let folder = next()?;
+    let shape = Shape {
+        events: next()?.parse()?,
+        channels: next()?.parse()?,
+        users: next()?.parse()?,
+        start: HISTORY,
+        step_seconds: next()?.parse()?,
+        content: next()?.parse()?,
+    };
+    let broker = open(Path::new(&folder))?;
+    let run = Run::own();
+    fill(&broker, shape)?;
+    run.end("filling the log (decode, compress, commit; one thread)", shape.events);
+    broker.close();
+    Ok(())
+}
+
 /// Runs topologies over what the log holds, and prints a row; then once more, killed half-way and
 /// restored, when `kill` is given. Returns the rows that stand at the end.
 fn measure(folder: &Path, name: &str, declared: &str, workers: usize, size: &str, records: u64, kill: bool) -> Outcome<u64> {
@@ -193,12 +224,10 @@ fn answer(broker: &dyn Broker, topic: &str) -> Outcome<u64> {
 pub(crate) fn engine_from_log(records: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     // About 0.8 groups an event by the minute, as in the archive that other engines were measured with.
-    let shape = Shape { events: records, channels: 1_000, users: 10_000, step_seconds: 16.0, content: 500 };
+    let shape = Shape { events: records, channels: 1_000, users: 10_000, start: HISTORY, step_seconds: 16.0, content: 500 };
+    fill_apart(folder.path(), shape)?;
     {
         let broker = open(folder.path())?;
-        let run = Run::own();
-        fill(&broker, shape)?;
-        run.end("filling the log (decode, compress, commit; one thread)", records);
         for (name, size, every) in [
             ("by the hour", 3_600, 8_192),
             ("by the hour", 3_600, 65_536),
@@ -234,15 +263,12 @@ pub(crate) fn engine_from_log(records: u64) -> Outcome<()> {
 /// (f): word count over `words` words of 5,000.
 pub(crate) fn word_count(words: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    let broker = open(folder.path())?;
-    let shape = Shape { events: words / 100, channels: 1_000, users: 10_000, step_seconds: 1.0, content: 650 };
-    fill(&broker, shape)?;
+    let shape = Shape { events: words / 100, channels: 1_000, users: 10_000, start: HISTORY, step_seconds: 1.0, content: 650 };
+    fill_apart(folder.path(), shape)?;
     let mut counted = 0_u64;
     for event in events(shape, 1) {
         counted += event.content.split(' ').filter(|word| !word.is_empty()).count() as u64;
     }
-    broker.close();
-    drop(broker);
     for workers in [1, 2] {
         measure(folder.path(), "word count (events are words)", WORDS, workers, "all", counted, false)?;
     }

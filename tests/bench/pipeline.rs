@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--events" => records = arguments.next().ok_or("--events wants a number")?.parse()?,
             "--bench" => {}
             bare::ARGUMENT => return bare::serve(),
+            engine::FILL => return engine::fill_and_end(arguments),
             "a" | "a1" | "b" | "c" | "d" | "e" | "f" | "g" => cases.push(argument),
             _ => {
                 return Err(format!(
