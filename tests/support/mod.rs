@@ -48,6 +48,8 @@ pub struct Start {
     pub topologies: Option<PathBuf>,
     /// Ports of ingest and query; free ones where absent.
     pub ports: Option<(u16, u16)>,
+    /// A program and its arguments that become the server.
+    pub before: Vec<String>,
 }
 
 impl Start {
@@ -58,7 +60,9 @@ impl Start {
 
     /// The same; the exit status where it ended before it was ready.
     pub fn try_run(&self, data: &Path) -> Result<Server, ExitStatus> {
-        let mut command = Command::new(QUIKFLOW);
+        let mut words = self.before.iter().map(String::as_str).chain([QUIKFLOW]);
+        let mut command = Command::new(words.next().unwrap_or(QUIKFLOW));
+        command.args(words);
         let (ingest, query) = self.ports.unwrap_or((0, 0));
         command.args(["run", "--ingest-addr", &format!("127.0.0.1:{ingest}"), "--query-addr", &format!("127.0.0.1:{query}")]);
         command.arg("--data").arg(data);

@@ -1,0 +1,152 @@
+//! A full disk: nothing that was answered is lost, what cannot be stored is not answered as accepted,
+//! and the same process goes on when there is room again.
+//!
+//! The disk is a small file system in memory, mounted in a name space of its own: it takes no rights
+//! but those of user name spaces. Where the system gives none, the tests count as ignored.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use support::kills::{settled, slow_send};
+use support::traffic::generated;
+use support::{Server, Start, client, free_ports, harness};
+
+crate::tests! {
+    async a_full_disk_refuses_and_loses_nothing,
+    async a_start_on_a_full_disk_says_so_and_the_next_one_goes_on,
+}
+
+/// A small disk, mounted as long as its holder lives.
+struct Disk {
+    holder: Child,
+    /// Where it is mounted for those who enter.
+    mounted: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one of so many MiB on `folder`; skips the test where the system does not let us.
+    fn mount(folder: &Path, mib: u32) -> Disk {
+        std::fs::create_dir_all(folder).unwrap();
+        let script = format!("mount -t tmpfs -o size={mib}m none \"$0\" && echo mounted && exec sleep 3600");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).arg(folder);
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let Ok(mut holder) = spawned else { harness::skip("there is no `unshare` to mount a small disk with") };
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.trim() != "mounted" {
+            holder.wait().unwrap();
+            harness::skip("this system mounts no small disk in a name space of its own");
+        }
+        Disk { holder, mounted: folder.to_path_buf() }
+    }
+
+    /// How a process is started that sees it.
+    fn start(&self) -> Start {
+        let pid = self.holder.id().to_string();
+        let enter = ["nsenter", "--preserve-credentials", "--user", "--mount", "--target", &pid, "--"];
+        Start { before: enter.map(str::to_owned).to_vec(), ports: Some(free_ports()), ..Start::default() }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(self.mounted.strip_prefix("/").unwrap()).join("ballast")
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.ballast()).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Takes away what filled it.
+    fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let ended = self.holder.kill().and_then(|()| self.holder.wait());
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// What a single event is answered; none: no answer.
+async fn one(server: &Server, number: u32) -> Option<(u16, String)> {
+    let event = format!(
+        r#"{{"type":"USER_TYPING","payload":{{"userId":"u","channelId":"c-{number}"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
+    );
+    let request = client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/json").body(event);
+    let answer = request.send().await.ok()?;
+    Some((answer.status().as_u16(), answer.text().await.ok()?))
+}
+
+async fn a_full_disk_refuses_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(&folder.path().join("disk"), 160);
+    let (file, expected) = generated(folder.path(), 20_000);
+    let start = disk.start();
+    let mut server = start.run(&disk.mounted.join("data"));
+    let send = slow_send(&file, start.ports.unwrap().0, 12);
+    for round in 0..2 {
+        std::thread::sleep(Duration::from_millis(2_500));
+        disk.fill();
+        let mut refused = None;
+        for number in 0..200 {
+            match one(&server, 1_000 * round + number).await {
+                Some((202, _)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => {
+                    refused = other;
+                    break;
+                }
+            }
+        }
+        let (status, body) = refused.expect("every event was taken while the disk was full");
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains("\"storage\""), "{body}");
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(server.ended().is_none(), "the process ended: {}", log(&disk));
+        disk.free();
+    }
+    settled(&server, send, &expected).await;
+    assert_eq!(server.stop().code(), Some(0), "{}", log(&disk));
+}
+
+fn log(disk: &Disk) -> String {
+    std::fs::read_to_string(disk.mounted.join("data.log")).unwrap_or_default()
+}
+
+async fn a_start_on_a_full_disk_says_so_and_the_next_one_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::mount(&folder.path().join("disk"), 160);
+    let (file, expected) = generated(folder.path(), 10_000);
+    let start = disk.start();
+    let data = disk.mounted.join("data");
+    let server = start.run(&data);
+    let send = slow_send(&file, start.ports.unwrap().0, 8);
+    std::thread::sleep(Duration::from_secs(2));
+    disk.fill();
+    std::thread::sleep(Duration::from_millis(500));
+    server.kill();
+    match start.try_run(&data) {
+        // What it had to write was there already.
+        Ok(server) => server.kill(),
+        Err(status) => {
+            assert_eq!(status.code(), Some(1), "{}", log(&disk));
+            let said = log(&disk).to_lowercase();
+            assert!(said.contains("disk is full") || said.contains("no space left"), "{said}");
+        }
+    }
+    disk.free();
+    let server = start.run(&data);
+    settled(&server, send, &expected).await;
+    assert_eq!(server.stop().code(), Some(0), "{}", log(&disk));
+}
