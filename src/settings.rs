@@ -6,11 +6,12 @@
 use crate::exit::{Context, Failure};
 use quikflow_sinks::stores::StoreUrls;
 use quikflow_topics::diagnostics::closest;
+use quikflow_topics::units::parse_duration;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 26] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 27] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
@@ -27,6 +28,7 @@ pub(crate) const KNOWN: [(&str, bool, &str); 26] = [
     ("redis_url", true, "badges and presence; the embedded store when not set"),
     ("mysql_url", true, "users and workspaces; the embedded store when not set"),
     ("mysql_replica_url", true, "reads of users and workspaces"),
+    ("store_timeout", false, "so long may a call of a real store take before it is made again; 60s when not set"),
     ("smtp_url", true, "e-mail; the local outbox when not set"),
     ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
     ("url", false, "the running process that commands ask"),
@@ -173,16 +175,25 @@ impl Settings {
     }
 
     /// Where the real stores are.
-    pub(crate) fn store_urls(&self) -> StoreUrls {
+    ///
+    /// # Errors
+    /// Exit 2 where `store_timeout` is no duration.
+    pub(crate) fn store_urls(&self) -> Result<StoreUrls, Failure> {
+        let longest = self.get("store_timeout").map(parse_duration).transpose();
+        let longest_call = longest.map_err(|error| Failure::usage(format!("QUIKFLOW_STORE_TIMEOUT: {error}")))?;
+        if longest_call.is_some_and(|longest| longest.is_zero()) {
+            return Err(Failure::usage("QUIKFLOW_STORE_TIMEOUT: no call ends in no time"));
+        }
         let url = |name: &str| self.get(name).map(str::to_owned);
-        StoreUrls {
+        Ok(StoreUrls {
             mongodb: url("mongodb_url"),
             elasticsearch: url("elasticsearch_url"),
             clickhouse: url("clickhouse_url"),
             redis: url("redis_url"),
             mysql: url("mysql_url"),
             mysql_replica: url("mysql_replica_url"),
-        }
+            longest_call,
+        })
     }
 }
 

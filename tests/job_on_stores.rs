@@ -14,10 +14,11 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::count::Expected;
+use support::count::{Expected, csv};
 use support::harness::{self, shared_file, skip};
 use support::random::Random;
 use support::{Server, Start, both, free_ports};
@@ -94,48 +95,167 @@ fn service(action: &str, name: &str) {
     assert!(output.status.success(), "{action} {name}: {}", both(&output));
 }
 
-/// The first events of the real chat where it is, else made-up ones.
-fn input(folder: &Path, most: usize) -> (PathBuf, Expected) {
+/// The first `most` events of the real chat where it is, then made-up ones of all types.
+fn input(most: usize) -> Vec<String> {
     let most = std::env::var("QUIKFLOW_STORES_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(most);
-    let text = match shared_file("data/chat-messages.jsonl.gz") {
-        Some(packed) => {
-            let mut text = String::new();
-            let file = std::fs::File::open(packed).unwrap();
-            std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
-            text
+    let mut text = String::new();
+    if let Some(packed) = shared_file("data/chat-messages.jsonl.gz") {
+        let file = std::fs::File::open(packed).unwrap();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
+    }
+    let mut lines: Vec<String> = text.lines().take(most).map(str::to_owned).collect();
+    // They are younger than the chat: nothing comes too late.
+    let made_up = if lines.is_empty() { most.min(60_000) } else { (most / 5).min(10_000) };
+    let output = support::command(&["generate", "--events", &made_up.to_string(), "--seed", "7"]).output().unwrap();
+    assert!(output.status.success(), "{}", both(&output));
+    lines.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
+    lines
+}
+
+/// What must stand in the stores of MySQL and Redis, told from the lines themselves.
+#[derive(Debug, Default, PartialEq)]
+struct Entities {
+    /// User → (deleted, banned).
+    users: BTreeMap<String, (bool, bool)>,
+    /// (channel, user)
+    members: BTreeSet<(String, String)>,
+    /// User → online, offline, or neither known.
+    presence: BTreeMap<String, String>,
+}
+
+impl Entities {
+    fn of(lines: &[String]) -> Entities {
+        let mut found = Entities::default();
+        for line in lines {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| event["payload"][name].as_str().unwrap_or_default().to_owned();
+            match event["type"].as_str().unwrap() {
+                "USER_CREATED" => {
+                    found.users.insert(text("userId"), (false, false));
+                }
+                "USER_UPDATED" => {
+                    found.users.entry(text("userId")).or_default();
+                }
+                "USER_DELETED" => found.users.entry(text("userId")).or_default().0 = true,
+                "USER_BANNED" => found.users.entry(text("userId")).or_default().1 = true,
+                "MEMBER_ADDED" => {
+                    found.members.insert((text("channelId"), text("userId")));
+                }
+                "MEMBER_REMOVED" => {
+                    found.members.remove(&(text("channelId"), text("userId")));
+                }
+                "USER_ONLINE" => {
+                    found.presence.insert(text("userId"), "online".to_owned());
+                }
+                "USER_OFFLINE" => {
+                    found.presence.insert(text("userId"), "offline".to_owned());
+                }
+                "USER_TYPING" | "STATUS_CHANGED" => {
+                    found.presence.entry(text("userId")).or_default();
+                }
+                _ => {}
+            }
         }
-        None => {
-            let output = support::command(&["generate", "--events", "60000", "--seed", "7"]).output().unwrap();
-            assert!(output.status.success(), "{}", both(&output));
-            String::from_utf8(output.stdout).unwrap()
-        }
-    };
-    // Fan-out to each member writes a file a push, which is not what is looked at here.
-    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("MEMBER_ADDED")).take(most).collect();
-    let file = folder.join("events.jsonl");
-    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
-    (file, Expected::of(lines.into_iter()))
+        found
+    }
+
+    async fn in_stores(server: &Server) -> Entities {
+        let (names, rows) = csv(server, "users").await;
+        let users = rows.iter().map(|row| {
+            let is = |name: &str| row[names[name]] == "true";
+            (row[names["userId"]].clone(), (is("deleted"), is("banned")))
+        });
+        let users = users.collect();
+        let (names, rows) = csv(server, "members").await;
+        let members = rows.iter().map(|row| (row[names["channelId"]].clone(), row[names["userId"]].clone())).collect();
+        let (names, rows) = csv(server, "presence").await;
+        let presence = rows.iter().map(|row| (row[names["userId"]].clone(), row[names["state"]].clone())).collect();
+        Entities { users, members, presence }
+    }
+}
+
+/// Everything that the stores must hold.
+async fn check(server: &Server, lines: &[String]) {
+    Expected::of(lines.iter().map(String::as_str)).check(server).await;
+    let (wanted, found) = (Entities::of(lines), Entities::in_stores(server).await);
+    assert!(!wanted.users.is_empty() && !wanted.members.is_empty() && !wanted.presence.is_empty());
+    assert_eq!(found, wanted);
+    // Nobody has read anything: each user's badge is the number of the notifications that the inbox holds.
+    let (names, rows) = csv(server, "notifications").await;
+    let mut unread: BTreeMap<String, u64> = BTreeMap::new();
+    rows.iter().for_each(|row| *unread.entry(row[names["user"]].clone()).or_default() += 1);
+    let (names, rows) = csv(server, "badges").await;
+    let badges = rows.iter().map(|row| (row[names["user"]].clone(), row[names["unread"]].parse().unwrap()));
+    let badges: BTreeMap<String, u64> = badges.collect();
+    assert!(!unread.is_empty(), "nobody was notified");
+    assert_eq!(badges, unread);
+}
+
+/// Whether `send` did its work: 1 says that some lines were refused.
+fn sent(output: &std::process::Output) {
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", both(output));
 }
 
 async fn the_main_job_is_exact_on_real_stores(broker: &'static str) {
     let folder = tempfile::tempdir().unwrap();
     let beneath = beneath(broker, folder.path());
-    let (file, expected) = input(folder.path(), usize::MAX);
+    let lines = input(30_000);
+    let file = folder.path().join("events.jsonl");
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
     let server = Start { env: beneath.env, ..Start::default() }.run(&folder.path().join("data"));
     let clock = quikflow_topics::clock::SystemClock::shared();
     let started = clock.elapsed();
-    let sent = server.send(&file, &[]).wait_with_output().unwrap();
-    assert!(matches!(sent.status.code(), Some(0 | 1)), "{}", both(&sent));
+    sent(&server.send(&file, &[]).wait_with_output().unwrap());
     let taken = clock.elapsed();
-    server.settle();
-    println!("{broker}: sent in {:?}, settled after {:?}", taken - started, clock.elapsed() - started);
-    expected.check(&server).await;
+    settle(&server);
+    println!("{broker}: {} events sent in {:?}, settled after {:?}", lines.len(), taken - started, clock.elapsed() - started);
+    check(&server, &lines).await;
     assert_eq!(server.stop().code(), Some(0));
 }
 
 /// Waits for real time: what is killed and frozen lives outside.
 async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// The running process, and a share of the events on its way into it.
+struct Traffic<'a> {
+    start: Start,
+    data: PathBuf,
+    server: Server,
+    shares: std::iter::Enumerate<std::slice::Chunks<'a, String>>,
+}
+
+impl Traffic<'_> {
+    /// Sends the next share, evenly over about so long.
+    fn send(&mut self, over: Duration) -> std::process::Child {
+        let (number, share) = self.shares.next().unwrap();
+        let file = self.data.with_extension(format!("{number}.jsonl"));
+        std::fs::write(&file, share.join("\n") + "\n").unwrap();
+        let rate = (share.len() as f64 / over.as_secs_f64()).ceil() as u64;
+        self.server.send(&file, &["--batch", "50", "--rate", &rate.to_string()])
+    }
+
+    fn start_again(&mut self) {
+        self.server = self.start.run(&self.data);
+    }
+
+    /// An epoch that Kafka refused ends the process, which goes on from the last one.
+    fn still_there(&mut self, broker: &str) {
+        if self.server.ended().is_some() {
+            assert_eq!(broker, "kafka", "the process ended by itself");
+            self.start_again();
+        }
+    }
+
+    /// Records that sinks of a store have not written yet.
+    async fn lag_of(&self, store: &str) -> u64 {
+        let report = self.server.get("/v1/lag").await;
+        let of = |sink: &serde_json::Value| (sink["store"] == store).then(|| format!("sink:{}", sink["sink"].as_str().unwrap()));
+        let groups: Vec<String> = report["sinks"].as_array().unwrap().iter().filter_map(of).collect();
+        let rows = report["rows"].as_array().unwrap().iter();
+        rows.filter(|row| groups.iter().any(|group| row["group"] == group.as_str())).filter_map(|row| row["lag"].as_u64()).sum()
+    }
 }
 
 async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker: &'static str) {
@@ -145,13 +265,14 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
     let seed = std::env::var("QUIKFLOW_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_123);
     println!("seed {seed}");
     let mut random = Random(seed);
-    let (file, expected) = input(folder.path(), 60_000);
+    // Each store sees traffic in each share.
+    let lines = evenly(input(20_000));
+    let shares = 25 + beneath.services.len();
     let data = folder.path().join("data");
     let start = Start { env: beneath.env, ports: Some(free_ports()), ..Start::default() };
-    let mut server = start.run(&data);
-    // Slow enough to be under way for as long as the kills take.
-    let lines = std::fs::read_to_string(&file).unwrap().lines().count();
-    let send = server.send(&file, &["--batch", "500", "--rate", &(lines / 60).to_string()]);
+    let server = start.run(&data);
+    let share = lines.len().div_ceil(shares);
+    let mut traffic = Traffic { start, data, server, shares: lines.chunks(share).enumerate() };
     // Every process at least once: ours, then each service's, then as drawn.
     let mut order: Vec<Option<&str>> = std::iter::once(None).chain(beneath.services.iter().map(|s| Some(*s))).collect();
     while order.len() < 25 {
@@ -159,11 +280,12 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
         order.push(beneath.services.get(at).copied());
     }
     for victim in order {
+        let send = traffic.send(Duration::from_millis(1_500));
         pause(Duration::from_millis(50 + random.below(1_500))).await;
         match victim {
             None => {
-                server.kill();
-                server = start.run(&data);
+                traffic.server.end();
+                traffic.start_again();
             }
             Some(name) => {
                 service("kill", name);
@@ -171,31 +293,40 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
                 service("start", name);
             }
         }
-        if server.ended().is_some() {
-            // An epoch that the broker refused ends the process, which goes on from the last one.
-            assert_eq!(broker, "kafka", "the process ended by itself");
-            server = start.run(&data);
-        }
+        traffic.still_there(broker);
+        sent(&send.wait_with_output().unwrap());
     }
-    let frozen = Duration::from_secs(std::env::var("QUIKFLOW_FROZEN_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30));
+    let frozen = std::env::var("QUIKFLOW_FROZEN_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
     for name in &beneath.services {
         service("freeze", name);
-        pause(frozen).await;
-        service("thaw", name);
-        if server.ended().is_some() {
-            assert_eq!(broker, "kafka", "the process ended by itself while {name} was frozen");
-            server = start.run(&data);
+        let send = traffic.send(Duration::from_secs(frozen) / 2);
+        pause(Duration::from_secs(frozen)).await;
+        if *name != "kafka" {
+            assert!(traffic.lag_of(name).await > 0, "{name} was frozen, and its sinks wrote");
         }
+        service("thaw", name);
+        traffic.still_there(broker);
+        sent(&send.wait_with_output().unwrap());
     }
-    let sent = send.wait_with_output().unwrap();
-    assert!(matches!(sent.status.code(), Some(0 | 1)), "{}", both(&sent));
-    settle(&server);
-    expected.check(&server).await;
-    assert_eq!(server.stop().code(), Some(0));
+    assert!(traffic.shares.next().is_none(), "some events were not sent");
+    settle(&traffic.server);
+    check(&traffic.server, &lines).await;
+    assert_eq!(traffic.server.stop().code(), Some(0));
+}
+
+/// The same lines, those about users spread evenly over the others; of each kind in their order. They
+/// are of other topics than messages, so that no message comes too late by it.
+fn evenly(lines: Vec<String>) -> Vec<String> {
+    let of_users = |line: &String| ["\"USER_", "\"STATUS_CHANGED", "\"MEMBER_"].iter().any(|kind| line.contains(kind));
+    let (users, others): (Vec<String>, Vec<String>) = lines.into_iter().partition(of_users);
+    let (all, every) = (users.len() + others.len(), users.len());
+    let (mut users, mut others) = (users.into_iter(), others.into_iter());
+    let of_users = |at: usize| (at + 1) * every / all > at * every / all;
+    (0..all).filter_map(|at| if of_users(at) { users.next() } else { others.next() }).collect()
 }
 
 /// Waits until everything is in its store, and says what is not.
 fn settle(server: &Server) {
-    let output = server.command(&["lag", "--wait", "--timeout", "180s"]);
+    let output = server.command(&["lag", "--wait", "--timeout", "400s"]);
     assert!(output.status.success(), "lag --wait: {}", both(&output));
 }

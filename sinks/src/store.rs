@@ -101,6 +101,11 @@ pub trait Store: Send + Sync {
     /// letter before the offset passes it (R14). Otherwise the good rows are written, and the runner
     /// comes again with the busy rows, or with none, to store `next`.
     async fn write(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError>;
+    /// Whether the store still holds what it acknowledged to this sink since [`Store::progress`]: `Forgot`
+    /// where it may not. Asked now and then.
+    async fn remembers(&self, _sink: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Forgets a sink's rows and progress (a reset topic's rows are of a new generation).
     async fn clear(&self, sink: &str) -> Result<(), StoreError>;
     /// Housekeeping: merges, time-to-live counted from arrival. Called every few seconds.

@@ -25,24 +25,44 @@ const REAL: [(&str, &str, bool); 5] = [
     ("mysql", "mysql", cfg!(feature = "mysql")),
 ];
 
+/// The stores.
+const STORES: [&str; 5] = ["mongodb", "elasticsearch", "clickhouse", "redis", "mysql"];
+
 /// Those whose test server asks for a password, or refuses one that it did not ask for.
-const GUARDED: [&str; 2] = ["real:mysql", "real:redis"];
+const GUARDED: [&str; 4] = ["real:mysql", "real:redis", "real:clickhouse", "real:mongodb"];
+
+/// HTTP answers of servers that refuse: store, status, header, body, what is said.
+const ANSWERS: [(&str, u16, &str, &str, &str); 7] = [
+    ("elasticsearch", 401, "content-type: application/json", r#"{"error":{"reason":"x"}}"#, "wrong user or password"),
+    (
+        "elasticsearch",
+        403,
+        "content-type: application/json",
+        r#"{"error":{"reason":"action [x] is unauthorized"}}"#,
+        "the user may not do this",
+    ),
+    ("clickhouse", 403, "x-clickhouse-exception-code: 516", "Code: 516. DB::Exception: me: x", "wrong user or password"),
+    ("clickhouse", 403, "x-clickhouse-exception-code: 497", "Code: 497. DB::Exception: Not enough", "the user may not do this"),
+    ("clickhouse", 500, "x-clickhouse-exception-code: 164", "Code: 164. DB::Exception: readonly", "read-only"),
+    ("clickhouse", 404, "x-clickhouse-exception-code: 81", "Code: 81. DB::Exception: no such", "there is no database"),
+    ("clickhouse", 500, "x-clickhouse-exception-code: 243", "Code: 243. DB::Exception: no space", "disk is full"),
+];
 
 crate::tests! {
     async a_store_that_is_away_is_waited_for,
     async a_url_that_cannot_be_read_names_the_setting,
     each GUARDED: async a_wrong_password_is_refused,
+    each STORES: async a_server_too_old_is_refused,
+    async refusals_over_http_are_told_apart,
+    async mysql_says_what_a_user_may_not_and_a_replica_cannot,
+    async redis_says_what_it_refuses,
+    async redis_is_waited_for_while_it_is_full_or_alone,
+    async elasticsearch_says_what_a_block_means,
 }
 
 fn urls(store: &str, url: String) -> StoreUrls {
     let mut urls = StoreUrls::default();
-    match store {
-        "mongodb" => urls.mongodb = Some(url),
-        "elasticsearch" => urls.elasticsearch = Some(url),
-        "clickhouse" => urls.clickhouse = Some(url),
-        "redis" => urls.redis = Some(url),
-        _ => urls.mysql = Some(url),
-    }
+    *common::url_of(&mut urls, store) = Some(url);
     urls
 }
 
@@ -68,7 +88,7 @@ async fn a_store_that_is_away_is_waited_for() {
         let stores = opened.expect("it starts");
         let error = stores.store_of(&plan.sink).expect("a store").progress("s").await.expect_err("an error");
         assert!(matches!(&error, StoreError::Unavailable { .. }), "{store}: {error}");
-        assert!(!error.to_string().contains("s3cret"), "{error}");
+        names_the_setting(store, &error);
     }
 }
 
@@ -78,21 +98,169 @@ async fn a_url_that_cannot_be_read_names_the_setting() {
         let plan = Plan::new(store, 1);
         let error = open(&plan, &urls(store, "nonsense:s3cret".into())).err().expect("a refusal");
         assert!(matches!(&error, StoreError::Refused { .. }), "{store}: {error}");
-        let text = error.to_string();
-        assert!(text.contains(&format!("QUIKFLOW_{}_URL", store.to_uppercase())) && !text.contains("s3cret"), "{text}");
+        names_the_setting(store, &error);
     }
+}
+
+/// The message names the setting to look at, and shows no password.
+fn names_the_setting(store: &str, error: &StoreError) {
+    let text = error.to_string();
+    let setting = format!("QUIKFLOW_{}_URL", store.trim_start_matches("real:").to_uppercase());
+    assert!(text.contains(&setting) && !text.contains("s3cret"), "{text}");
+}
+
+/// It was refused, in these words.
+fn refused(store: &str, error: &StoreError, words: &str) {
+    assert!(matches!(error, StoreError::Refused { .. }) && error.to_string().contains(words), "{store}: {error}");
+    names_the_setting(store, error);
+}
+
+/// It is tried again, and the message has these words.
+fn waited_for(error: &StoreError, words: &str) {
+    assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains(words), "{error}");
 }
 
 /// A wrong password is refused at the start.
 async fn a_wrong_password_is_refused(store: &'static str) {
     common::need(store);
-    let plan = Plan::new(store, 1);
-    let mut wrong = plan.urls.clone();
-    for url in [&mut wrong.mysql, &mut wrong.redis].into_iter().flatten() {
-        let (scheme, rest) = url.split_once("://").expect("a URL");
-        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        *url = format!("{scheme}://quikflow:s3cret@{host}");
+    let mut plan = Plan::new(store, 1);
+    let url = common::url_of(&mut plan.urls, store).as_mut().expect("a URL");
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    *url = format!("{scheme}://quikflow:s3cret@{host}");
+    refused(store, &open(&plan, &plan.urls).err().expect("a refusal"), "wrong user or password");
+}
+
+/// A server whose version is not spoken is refused at the start.
+async fn a_server_too_old_is_refused(store: &'static str) {
+    let (_, scheme, compiled) = REAL.into_iter().find(|(name, ..)| *name == store).expect("a known store");
+    if !compiled {
+        harness::skip(format!("built without the feature `{store}`"));
     }
+    let port = common::old::server(store).await;
+    let place = if store == "redis" { "0" } else { "quikflow" };
+    let plan = Plan::new(store, 1);
+    let error = open(&plan, &urls(store, format!("{scheme}://127.0.0.1:{port}/{place}"))).err().expect("a refusal");
+    refused(store, &error, "version");
+}
+
+/// Servers that speak HTTP say by codes what they refuse: password, rights, read-only, full disk.
+async fn refusals_over_http_are_told_apart() {
+    for (store, status, header, body, words) in ANSWERS {
+        if !REAL.iter().any(|(name, _, compiled)| *name == store && *compiled) {
+            harness::skip(format!("built without the feature `{store}`"));
+        }
+        let port = common::old::http_server(status, header, body.into()).await;
+        let plan = Plan::new(store, 1);
+        let opened = open(&plan, &urls(store, format!("http://me:s3cret@127.0.0.1:{port}/quikflow")));
+        if words == "disk is full" {
+            // It is waited for: the start goes on.
+            let store = opened.expect("it starts").store_of(&plan.sink).expect("a store");
+            waited_for(&store.progress("s").await.expect_err("an error"), words);
+        } else {
+            refused(store, &opened.err().expect("a refusal"), words);
+        }
+    }
+}
+
+/// A user who may only read, and a replica, which is read-only.
+async fn mysql_says_what_a_user_may_not_and_a_replica_cannot() {
+    common::need("real:mysql");
+    let plan = Plan::new("real:mysql", 1);
+    // The database is there; the user may not make tables in it.
+    drop(open(&plan, &plan.urls).expect("the stores"));
+    let space = plan.urls.mysql.as_ref().and_then(|url| url.rsplit_once('/')).map(|(_, space)| space.to_owned());
+    let space = space.expect("a database");
+    for (variable, words) in [("READER", "the user may not do this"), ("REPLICA", "the server is read-only")] {
+        let server = harness::server(&format!("QUIKFLOW_TEST_MYSQL_{variable}"));
+        let mut error = None;
+        // A replica may not have the database yet.
+        for _ in 0..100 {
+            error = open(&plan, &urls("mysql", format!("{server}/{space}"))).err();
+            if error.as_ref().is_some_and(|error| error.to_string().contains(words)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        refused("mysql", &error.expect("a refusal"), words);
+    }
+    // A replica with a wrong password names its own setting.
+    let mut wrong = plan.urls.clone();
+    wrong.mysql_replica = wrong.mysql.as_ref().map(|url| url.replace("quikflow:quikflow@", "quikflow:s3cret@"));
     let error = open(&plan, &wrong).err().expect("a refusal").to_string();
-    assert!(error.contains("wrong user or password") && error.contains("QUIKFLOW_") && !error.contains("s3cret"), "{error}");
+    assert!(error.contains("wrong user or password") && error.contains("QUIKFLOW_MYSQL_REPLICA_URL"), "{error}");
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+fn own_redis(args: &[&str]) -> common::redis::OwnRedis {
+    if !cfg!(feature = "redis") {
+        harness::skip("built without the feature `redis`");
+    }
+    common::redis::OwnRedis::start(args)
+}
+
+/// Rights, replicas, and a server that throws rows away: at the start, or when it begins.
+async fn redis_says_what_it_refuses() {
+    let server = own_redis(&[]);
+    assert_eq!(server.tell(&["ACL", "SETUSER", "weak", "on", ">s3cret", "~*", "+info", "+client", "+ping"]), "+OK\r\n");
+    let plan = Plan::new("redis", 1);
+    let error = open(&plan, &urls("redis", server.url("weak:s3cret@"))).err().expect("a refusal");
+    refused("redis", &error, "the user may not do this");
+    let stores = open(&plan, &urls("redis", server.url(""))).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let batch = plan.batch(&[common::row(0, 1, "k", 60, 1, true)]);
+    target.write(batch.clone()).await.expect("written");
+    assert_eq!(server.tell(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
+    refused("redis", &target.write(batch).await.expect_err("a refusal"), "read-only replica");
+    let error = open(&plan, &urls("redis", server.url(""))).err().expect("a refusal");
+    refused("redis", &error, "read-only replica");
+    assert_eq!(server.tell(&["REPLICAOF", "NO", "ONE"]), "+OK\r\n");
+    assert_eq!(server.tell(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]), "+OK\r\n");
+    let error = open(&plan, &urls("redis", server.url(""))).err().expect("a refusal");
+    refused("redis", &error, "throws rows away");
+}
+
+/// What passes is waited for: memory that is full, replicas that are away.
+async fn redis_is_waited_for_while_it_is_full_or_alone() {
+    let server = own_redis(&[]);
+    let plan = Plan::new("redis", 1);
+    let stores = open(&plan, &urls("redis", server.url(""))).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let batch = |offset| plan.batch(&[common::row(0, offset, "k", 60, offset as i64, true)]);
+    for (offset, setting, on, off, words) in
+        [(1, "maxmemory", "1", "0", "maxmemory"), (2, "min-replicas-to-write", "1", "0", "min-replicas-to-write")]
+    {
+        assert_eq!(server.tell(&["CONFIG", "SET", setting, on]), "+OK\r\n");
+        waited_for(&target.write(batch(offset)).await.expect_err("an error"), words);
+        assert_eq!(server.tell(&["CONFIG", "SET", setting, off]), "+OK\r\n");
+        target.write(batch(offset)).await.expect("written");
+        assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, offset as i64)]);
+    }
+}
+
+/// A block against writing stops the sink; the one that a full disk brings is waited for.
+async fn elasticsearch_says_what_a_block_means() {
+    common::need("real:elasticsearch");
+    let plan = Plan::new("real:elasticsearch", 1);
+    let stores = open(&plan, &plan.urls).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let url = plan.urls.elasticsearch.clone().expect("a URL");
+    let (host, space) = url.trim_start_matches("http://").split_once('/').expect("a host");
+    let batch = |offset| plan.batch(&[common::row(0, offset, "k", 60, offset as i64, true)]);
+    for (offset, block) in [(1, "write"), (2, "read_only_allow_delete")] {
+        let path = format!("/{space}-s/_settings");
+        let set = async |value: &str| {
+            let body = format!(r#"{{"index.blocks.{block}":{value}}}"#);
+            assert_eq!(common::old::put(host, &path, &body).await, 200, "{block}");
+        };
+        set("true").await;
+        let error = target.write(batch(offset)).await.expect_err("an error");
+        match block {
+            "write" => refused("elasticsearch", &error, "read-only"),
+            _ => waited_for(&error, "disk is full"),
+        }
+        set("null").await;
+        target.write(batch(offset)).await.expect("written");
+        assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, offset as i64)]);
+    }
 }

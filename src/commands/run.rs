@@ -96,7 +96,7 @@ impl Wanted {
             health,
             workers,
             auth,
-            stores: settings.store_urls(),
+            stores: settings.store_urls()?,
         })
     }
 }

@@ -104,6 +104,11 @@ impl Server {
 
     /// kill -9.
     pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// The same, where another process takes its place.
+    pub fn end(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

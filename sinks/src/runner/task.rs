@@ -142,7 +142,13 @@ impl Task {
         if self.signal.stopping() {
             return Err(End::Stop);
         }
-        tracing::warn!(sink = self.setup.sink.name, error, failures, "a write failed, it will be tried again");
+        tracing::warn!(
+            sink = self.setup.sink.name,
+            store = self.store.name(),
+            error,
+            failures,
+            "a write failed, it will be tried again"
+        );
         match &self.options.rest {
             Some(rest) => (rest.0)(pause),
             None => self.signal.pause(pause),
@@ -191,6 +197,9 @@ impl Task {
                 let seen = self.broker.wakeup().version();
                 if self.clock.elapsed() >= next_replay && !self.signal.stopping() {
                     self.replay(&positions, generation)?;
+                    if let Err(StoreError::Forgot { .. }) = self.wait(self.store.remembers(&sink.name)) {
+                        return Err(End::Again);
+                    }
                     next_replay = self.clock.elapsed().saturating_add(self.options.replays);
                 }
                 let (rows, taken) = self.gather(reader.as_mut())?;

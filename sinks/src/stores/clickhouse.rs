@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::shape;
 use super::remote::write::typed;
-use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use super::rows::Input;
 use crate::store::{ItemOutcome, ScanRequest, StoreError, WriteBatch};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -36,8 +36,8 @@ pub(crate) struct ClickHouse {
 
 fn fault(error: Error) -> StoreError {
     let text = match error {
-        Error::Network(e) => return unavailable(NAME, format!("the server cannot be reached: {e}")),
-        Error::TimedOut => return unavailable(NAME, "the server took too long"),
+        Error::Network(e) => return unreachable(NAME, format!("the server cannot be reached: {e}")),
+        Error::TimedOut => return unreachable(NAME, "the server took too long"),
         Error::BadResponse(text) => text,
         other => return unavailable(NAME, other),
     };
@@ -49,11 +49,11 @@ fn fault(error: Error) -> StoreError {
         497 => refused(NAME, "the user may not do this in the database that the URL names"),
         164 => refused(NAME, "the user or the server is read-only"),
         81 => refused(NAME, "there is no database of the name that the URL gives"),
+        // The server's disk.
+        243 => unavailable(NAME, format!("the server's disk is full: {short}")),
         // Data that does not fit: some row is to blame.
         6 | 26 | 27 | 33 | 38 | 41 | 53 | 72 | 117 | 131 | 349 => StoreError::BadRequest(short),
-        0 | 60 | 159 | 202 | 203 | 209 | 210 | 236 | 241 | 242 | 243 | 252 | 394 | 425 | 439 | 745 | 999 => {
-            unavailable(NAME, short)
-        }
+        0 | 60 | 159 | 202 | 203 | 209 | 210 | 236 | 241 | 242 | 252 | 394 | 425 | 439 | 745 | 999 => unavailable(NAME, short),
         _ => refused(NAME, short),
     }
 }

@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{from_object, shares, to_object};
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use super::search::{fragments, text_column, words};
 use super::text::{Query, plain};
 use crate::store::{Page, ScanRequest, StoreError};
@@ -129,9 +129,9 @@ impl Elastic {
         let sent = self.transport.send(method, path, headers, None::<&()>, body, None).await;
         let response = sent.map_err(|e| {
             if e.is_timeout() {
-                unavailable(NAME, "the server took too long")
+                unreachable(NAME, "the server took too long")
             } else {
-                unavailable(NAME, "the server cannot be reached")
+                unreachable(NAME, "the server cannot be reached")
             }
         })?;
         let status = response.status_code().as_u16();
@@ -305,6 +305,7 @@ impl Backend for Elastic {
         let items = self.bulk(&format!("/{}/_bulk", self.notes()), lines).await?;
         match items.first().and_then(|item| item["index"]["status"].as_u64()) {
             Some(200..=299) => Ok(()),
+            Some(403) => Err(refused(NAME, format!("the index is read-only: {}", reason(&items[0]["index"])))),
             status => Err(unavailable(NAME, format!("the offsets were not taken: status {}", status.unwrap_or(0)))),
         }
     }
@@ -384,6 +385,10 @@ impl Backend for Elastic {
                 outcomes.push(match item["status"].as_u64().unwrap_or(0) {
                     200..=299 => PutOutcome::Done,
                     409 => PutOutcome::Lost,
+                    // Not this row: the index takes none.
+                    429 if item["error"]["type"] == "cluster_block_exception" => {
+                        return Err(unavailable(NAME, format!("the server's disk is full: {}", reason(item))));
+                    }
                     429 | 0 | 500.. | 404 => PutOutcome::Busy,
                     403 => return Err(refused(NAME, format!("the index is read-only: {}", reason(item)))),
                     status => {

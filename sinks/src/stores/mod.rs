@@ -55,10 +55,11 @@ use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
 use reads::Reads;
 use remote::Backend;
-use remote::client::{Pool, Remote, Shared};
+use remote::client::{LONGEST, Pool, Remote, Shared};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use twin::{Form, Twin, form_of};
 
 /// The names that `store` may have in a sink.
@@ -79,6 +80,8 @@ pub struct StoreUrls {
     pub mysql: Option<String>,
     /// The same, of a replica that answers reads.
     pub mysql_replica: Option<String>,
+    /// How long a call of a real store may take before it is given up and made again; a minute.
+    pub longest_call: Option<Duration>,
 }
 
 impl StoreUrls {
@@ -146,7 +149,7 @@ impl Stores {
                 let store = match reals.get(&sink.store) {
                     Some(store) => store.clone(),
                     None => {
-                        let store = Remote::new(backend(&sink.store, urls)?, pool);
+                        let store = Remote::new(backend(&sink.store, urls)?, pool, urls.longest_call.unwrap_or(LONGEST));
                         reals.insert(sink.store.clone(), store.clone());
                         store
                     }

@@ -8,7 +8,7 @@
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::shares;
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
@@ -25,8 +25,8 @@ const NAME: &str = "mongodb";
 const NOTES: &str = "_quikflow";
 /// Rows and bytes of one request.
 const AT_ONCE: (usize, usize) = (1_000, 8 << 20);
-/// The oldest wire version that is spoken: MongoDB 4.0.
-const OLDEST: i32 = 7;
+/// The oldest wire version that the driver speaks: MongoDB 4.4.
+const OLDEST: i32 = 9;
 /// Codes of errors that pass: elections, shutdowns, conflicts, timeouts.
 const PASSING: [i32; 17] = [6, 7, 24, 50, 64, 89, 91, 112, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_388, 13_435, 13_436];
 
@@ -55,10 +55,14 @@ fn fault(error: Error) -> StoreError {
             refused(NAME, "the URL or its TLS options are not valid")
         }
         ErrorKind::IncompatibleServer { message, .. } => refused(NAME, format!("the server is of another version: {message}")),
+        // The driver finds out first.
+        ErrorKind::ServerSelection { message, .. } if message.contains("wire version") => {
+            refused(NAME, format!("the server is of another version: {}", message.chars().take(300).collect::<String>()))
+        }
         // What the driver says of all servers it tried is long and says nothing more.
-        ErrorKind::ServerSelection { .. } => unavailable(NAME, "no server of the URL answers"),
-        ErrorKind::DnsResolve { .. } => unavailable(NAME, "the URL's host is not known"),
-        ErrorKind::Io(error) => unavailable(NAME, error),
+        ErrorKind::ServerSelection { .. } => unreachable(NAME, "no server of the URL answers"),
+        ErrorKind::DnsResolve { .. } => unreachable(NAME, "the URL's host is not known"),
+        ErrorKind::Io(error) => unreachable(NAME, error),
         ErrorKind::ConnectionPoolCleared { .. } => unavailable(NAME, "the connection was lost"),
         _ => unavailable(NAME, &error),
     }
@@ -203,7 +207,7 @@ impl Backend for Mongo {
         if wire < OLDEST {
             return Err(refused(
                 NAME,
-                format!("the server speaks wire version {wire}, {OLDEST} (MongoDB 4.0) or later is needed"),
+                format!("the server speaks wire version {wire}, {OLDEST} (MongoDB 4.4) or later is needed"),
             ));
         }
         if hello.get_bool("readOnly").unwrap_or(false) {

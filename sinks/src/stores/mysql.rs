@@ -12,7 +12,7 @@ use super::remote::read::ByPage;
 use super::remote::write::shares;
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
 use crate::store::{ScanRequest, StoreError};
-use faults::{fault, number_of};
+use faults::{fault, number_of, replica_fault};
 use parking_lot::Mutex;
 use quikflow_topics::catalogue::FieldType;
 use quikflow_topics::clock::{SharedClock, SystemClock};
@@ -131,7 +131,7 @@ impl Sql {
         if self.clock.elapsed() < *self.away_until.lock() {
             return Ok(None);
         }
-        let connect = || async { pool_options().connect_with(replica.clone()).await.map_err(fault) };
+        let connect = || async { pool_options().connect_with(replica.clone()).await.map_err(replica_fault) };
         self.pools.1.get_or_try_init(connect).await.map(Some)
     }
 
@@ -163,8 +163,7 @@ impl Sql {
     }
 
     /// Writes rows in one transaction.
-    async fn put_share(&self, layout: &Layout, share: &[Put]) -> Result<Vec<PutOutcome>, Error> {
-        let Ok(pool) = self.pool().await else { return Err(Error::PoolTimedOut) };
+    async fn put_share(&self, pool: &MySqlPool, layout: &Layout, share: &[Put]) -> Result<Vec<PutOutcome>, Error> {
         let table = quoted(&layout.sink.name);
         let mut change = pool.begin().await?;
         let mut sql = QueryBuilder::<MySql>::new(format!("SELECT _k, _v, _rev FROM {table} WHERE _k IN ("));
@@ -352,6 +351,9 @@ impl Backend for Sql {
         if read_only != 0 {
             return Err(refused(NAME, "the server is read-only; is it a replica?"));
         }
+        if let Err(error @ StoreError::Refused { .. }) = self.replica().await {
+            return Err(error);
+        }
         let notes = Migration::new(1, Cow::Borrowed("notes of sinks"), MigrationType::Simple, NOTES.into_sql_str(), false);
         let migrator = Migrator { migrations: Cow::Owned(vec![notes]), ..Migrator::DEFAULT };
         let mut ran = migrator.run(pool).await;
@@ -443,11 +445,12 @@ impl Backend for Sql {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+        let pool = self.pool().await?;
         let mut outcomes = Vec::with_capacity(puts.len());
         for share in shares(puts, (HOLES / (layout.columns.len() + 7)).min(500), BYTES) {
             let mut tries = 0;
             outcomes.extend(loop {
-                match self.put_share(layout, &share).await {
+                match self.put_share(pool, layout, &share).await {
                     // Another writer of new keys waits for the same gaps: one of the two begins again.
                     Err(error) if number_of(&error) == 1213 && tries < TRIES => tries += 1,
                     done => break done.map_err(fault)?,

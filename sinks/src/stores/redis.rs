@@ -13,7 +13,7 @@
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::{fits, from_object, to_object};
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
 use parking_lot::Mutex;
 use quikflow_topics::ids::EventTime;
@@ -96,18 +96,30 @@ return 1";
 const BEGIN: &str = r"
 return { string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '', redis.call('HGET', KEYS[1] .. ':notes', ARGV[1]) }";
 
-/// Stores a note, unless another run of the server answers than the one that rows were written to.
+/// Stores a note, unless another run of the server answers than the one that rows were written to, or
+/// the note that was there is gone (and the rows with it: `FLUSHALL`).
 const ADVANCE: &str = r"
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-if ARGV[3] == '' or ARGV[3] == run then redis.call('HSET', KEYS[1] .. ':notes', ARGV[1], ARGV[2]) end
-return run";
+if ARGV[3] ~= '' and ARGV[3] ~= run then return { 0, run } end
+if ARGV[4] == '1' and redis.call('HEXISTS', KEYS[1] .. ':notes', ARGV[1]) == 0 then return { 0, run } end
+redis.call('HSET', KEYS[1] .. ':notes', ARGV[1], ARGV[2])
+return { 1, run }";
+
+/// What a sink knows of the server that holds its progress.
+#[derive(Clone, Default)]
+struct Known {
+    /// The run of the server that the progress was read from.
+    run: String,
+    /// Whether it has stored any.
+    there: bool,
+}
 
 /// A Redis server.
 pub(crate) struct Redis {
     client: redis::Client,
     prefix: String,
-    /// By note of progress: the run of the server that it was read from.
-    runs: Mutex<BTreeMap<String, String>>,
+    /// By note of progress.
+    known: Mutex<BTreeMap<String, Known>>,
     connection: OnceCell<ConnectionManager>,
     put: Script,
     take_away: Script,
@@ -126,10 +138,14 @@ fn fault(error: RedisError) -> StoreError {
         _ if code == "NOPERM" => refused(NAME, "the user may not do this"),
         _ if code == "OOM" => unavailable(NAME, "the server's memory is full (maxmemory)"),
         _ if code == "MISCONF" => unavailable(NAME, "the server cannot write to its disk"),
-        _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => unavailable(NAME, error),
+        _ if code == "NOREPLICAS" => unavailable(NAME, "too few replicas of the server answer (min-replicas-to-write)"),
+        _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => unreachable(NAME, error),
         // A script that fails says the cause within its own error.
         _ if error.to_string().contains("OOM command not allowed") => {
             unavailable(NAME, "the server's memory is full (maxmemory)")
+        }
+        _ if error.to_string().contains("NOREPLICAS") => {
+            unavailable(NAME, "too few replicas of the server answer (min-replicas-to-write)")
         }
         _ if error.to_string().contains("READONLY") => refused(NAME, "the server is a read-only replica"),
         _ => unavailable(NAME, error),
@@ -167,7 +183,7 @@ impl Redis {
         Ok(Redis {
             client,
             prefix: format!("{{{prefix}}}"),
-            runs: Mutex::default(),
+            known: Mutex::default(),
             connection: OnceCell::new(),
             put: Script::new(PUT),
             take_away: Script::new(TAKE_AWAY),
@@ -250,6 +266,13 @@ impl Backend for Redis {
         if says("role") == "slave" {
             return Err(refused(NAME, "the server is a read-only replica"));
         }
+        if says("maxmemory_policy").starts_with("allkeys-") {
+            let policy = says("maxmemory_policy");
+            return Err(refused(
+                NAME,
+                format!("the server throws rows away when its memory is full (maxmemory-policy {policy})"),
+            ));
+        }
         Ok(())
     }
 
@@ -275,21 +298,31 @@ impl Backend for Redis {
         let mut call = script.prepare_invoke();
         let answer = call.key(&self.prefix).arg(name).invoke_async(&mut connection).await;
         let (run, text): (String, Option<String>) = answer.map_err(fault)?;
-        self.runs.lock().insert(name.to_owned(), run);
+        self.known.lock().insert(name.to_owned(), Known { run, there: text.is_some() });
         Ok(text)
+    }
+
+    async fn remembers(&self, name: &str) -> Result<(), StoreError> {
+        let Some(known) = self.known.lock().get(name).cloned() else { return Ok(()) };
+        let mut connection = self.connection().await?;
+        let script = Script::new(BEGIN);
+        let mut call = script.prepare_invoke();
+        let answer = call.key(&self.prefix).arg(name).invoke_async(&mut connection).await;
+        let (run, text): (String, Option<String>) = answer.map_err(fault)?;
+        if run == known.run && (text.is_some() || !known.there) { Ok(()) } else { Err(StoreError::Forgot { store: NAME }) }
     }
 
     async fn advance(&self, name: &str, text: &str) -> Result<(), StoreError> {
         let mut connection = self.connection().await?;
-        let expected = self.runs.lock().get(name).cloned().unwrap_or_default();
+        let Known { run, there } = self.known.lock().get(name).cloned().unwrap_or_default();
         let script = Script::new(ADVANCE);
         let mut call = script.prepare_invoke();
-        let answer = call.key(&self.prefix).arg(name).arg(text).arg(&expected).invoke_async(&mut connection).await;
-        let run: String = answer.map_err(fault)?;
-        if !expected.is_empty() && run != expected {
+        call.key(&self.prefix).arg(name).arg(text).arg(run).arg(u8::from(there));
+        let (stored, run): (u8, String) = call.invoke_async(&mut connection).await.map_err(fault)?;
+        if stored == 0 {
             return Err(StoreError::Forgot { store: NAME });
         }
-        self.runs.lock().insert(name.to_owned(), run);
+        self.known.lock().insert(name.to_owned(), Known { run, there: true });
         Ok(())
     }
 

@@ -16,6 +16,9 @@ use std::time::Duration;
 
 #[path = "../../../tests/support/harness.rs"]
 pub(crate) mod harness;
+pub(crate) mod old;
+pub(crate) mod proxy;
+pub(crate) mod redis;
 
 /// Real stores, with the variable that names a test server of each, and whether its client is compiled in.
 const REAL: [(&str, &str, bool); 5] = [
@@ -62,15 +65,20 @@ pub(crate) fn urls_for(dir: &std::path::Path, stores: &[String]) -> StoreUrls {
             "redis" => format!("{scheme}://{host}/0?prefix={space}"),
             _ => format!("{scheme}://{host}/{space}{query}"),
         };
-        match store {
-            "mongodb" => urls.mongodb = Some(spaced),
-            "elasticsearch" => urls.elasticsearch = Some(spaced),
-            "clickhouse" => urls.clickhouse = Some(spaced),
-            "redis" => urls.redis = Some(spaced),
-            _ => urls.mysql = Some(spaced),
-        }
+        *url_of(&mut urls, store) = Some(spaced);
     }
     urls
+}
+
+/// A store's URL among them.
+pub(crate) fn url_of<'u>(urls: &'u mut StoreUrls, store: &str) -> &'u mut Option<String> {
+    match store.trim_start_matches("real:") {
+        "mongodb" => &mut urls.mongodb,
+        "elasticsearch" => &mut urls.elasticsearch,
+        "clickhouse" => &mut urls.clickhouse,
+        "redis" => &mut urls.redis,
+        _ => &mut urls.mysql,
+    }
 }
 
 /// One record: key, window, value.

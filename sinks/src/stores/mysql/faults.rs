@@ -1,6 +1,6 @@
 //! What MySQL's errors mean: to be tried again, some row's fault, or a setting's.
 
-use super::super::remote::{refused, unavailable};
+use super::super::remote::{refused, setting, unavailable, unreachable};
 use super::NAME;
 use crate::store::StoreError;
 use sqlx::Error;
@@ -33,11 +33,26 @@ pub(super) fn fault(error: Error) -> StoreError {
         }
         Error::Configuration(_) => refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database"),
         Error::Tls(e) => refused(NAME, format!("TLS: {e}")),
-        Error::Io(e) => unavailable(NAME, e),
-        Error::PoolTimedOut => unavailable(NAME, "no connection within five seconds"),
+        Error::Io(e) => unreachable(NAME, e),
+        Error::PoolTimedOut => unreachable(NAME, "no connection within five seconds"),
         Error::ColumnDecode { .. } | Error::Decode(_) | Error::ColumnNotFound(_) => {
             refused(NAME, "a stored row has another form")
         }
         _ => unavailable(NAME, short(&error.to_string())),
+    }
+}
+
+/// The same of the connection to the replica, which has a setting of its own. One that has not got the
+/// database yet is away.
+pub(super) fn replica_fault(error: Error) -> StoreError {
+    if number_of(&error) == 1049 {
+        return unavailable(NAME, "the replica has not got the database yet");
+    }
+    match fault(error) {
+        StoreError::Refused { store, message } => {
+            let message = format!("the replica: {}", message.replace(&setting(NAME), "QUIKFLOW_MYSQL_REPLICA_URL"));
+            StoreError::Refused { store, message }
+        }
+        other => other,
     }
 }

@@ -3,7 +3,7 @@
 //! A store that is down when the process starts is not an error: what it lacks is made before the
 //! first call that it answers. One that refuses (a wrong password, a table of another form) is.
 
-use super::{Backend, no_counts, refused, unavailable};
+use super::{Backend, no_counts, refused, unreachable};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use crate::stores::layout::Layout;
 use crate::stores::twin::compatible;
@@ -14,12 +14,17 @@ use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 /// A call that takes longer has met a server that is frozen or cut off: it is given up and tried again.
 /// Writing twice changes nothing (R13).
-const LONGEST: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+/// At the start, where others wait.
+const LONGEST_AT_START: Duration = Duration::from_secs(10);
+/// So many times as long may it take to throw all rows away.
+const CLEARING: u32 = 10;
 
 /// Threads that all clients of real stores share.
 pub(crate) struct Pool {
@@ -50,12 +55,16 @@ pub(crate) struct Remote {
     pool: Arc<Pool>,
     tables: RwLock<BTreeMap<String, Arc<Layout>>>,
     ready: tokio::sync::Mutex<BTreeSet<String>>,
+    longest: Duration,
+    /// It did not answer while the process started: its other sinks do not wait for it as well.
+    away: AtomicBool,
 }
 
 impl Remote {
-    /// Over a store; nothing is asked of it yet.
-    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>) -> Arc<Remote> {
-        Arc::new(Remote { backend, pool, tables: RwLock::default(), ready: tokio::sync::Mutex::default() })
+    /// Over a store of which a call may take so long; nothing is asked of it yet.
+    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>, longest: Duration) -> Arc<Remote> {
+        let ready = tokio::sync::Mutex::default();
+        Arc::new(Remote { backend, pool, tables: RwLock::default(), ready, longest, away: AtomicBool::new(false) })
     }
 
     /// Runs a call on the clients' threads.
@@ -63,7 +72,15 @@ impl Remote {
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match self.pool.handle.spawn(call).await {
+        self.within(self.longest, call).await
+    }
+
+    async fn within<T: Send + 'static>(
+        &self,
+        longest: Duration,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.pool.handle.spawn(in_time(self.backend.name(), longest, call)).await {
             Ok(done) => done,
             Err(e) => Err(self.ended(&e)),
         }
@@ -74,6 +91,15 @@ impl Remote {
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.block_within(self.longest, call)
+    }
+
+    fn block_within<T: Send + 'static>(
+        &self,
+        longest: Duration,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let call = in_time(self.backend.name(), longest, call);
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         self.pool.handle.spawn(async move {
             // Nobody waits for the answer any more: nothing is left to be done with it.
@@ -93,9 +119,13 @@ impl Remote {
             return Err(no_counts(self.backend.name(), &layout));
         }
         self.tables.write().insert(sink.name.clone(), layout.clone());
+        if self.away.load(Ordering::Relaxed) {
+            return Ok(layout);
+        }
         let (this, of) = (self.clone(), layout.clone());
-        match self.block(async move { this.ready(&of).await }) {
+        match self.block_within(self.longest.min(LONGEST_AT_START), async move { this.ready(&of).await }) {
             Err(error @ StoreError::Unavailable { .. }) => {
+                self.away.store(true, Ordering::Relaxed);
                 tracing::warn!(store = self.backend.name(), sink = sink.name, %error, "the store is away, it will be tried again");
                 Ok(layout)
             }
@@ -176,9 +206,13 @@ impl Remote {
 }
 
 /// A call's answer, or that there is none in time.
-async fn in_time<T>(store: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let late = || Err(unavailable(store, format!("no answer within {} seconds", LONGEST.as_secs())));
-    tokio::time::timeout(LONGEST, call).await.unwrap_or_else(|_| late())
+async fn in_time<T>(
+    store: &'static str,
+    longest: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = || Err(unreachable(store, format!("no answer within {longest:?}")));
+    tokio::time::timeout(longest, call).await.unwrap_or_else(|_| late())
 }
 
 /// A [`Remote`] as the runner sees it.
@@ -204,18 +238,23 @@ impl Store for Shared {
             this.ready(&layout).await?;
             this.progress_of(&layout.sink.name).await
         };
-        self.0.on(in_time(self.0.backend.name(), call)).await
+        self.0.on(call).await
+    }
+
+    async fn remembers(&self, sink: &str) -> Result<(), StoreError> {
+        let (this, note) = (self.0.clone(), format!("{sink}/progress"));
+        self.0.on(async move { this.backend.remembers(&note).await }).await
     }
 
     async fn write(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let this = self.0.clone();
-        self.0.on(in_time(self.0.backend.name(), async move { this.write_batch(batch).await })).await
+        self.0.on(async move { this.write_batch(batch).await }).await
     }
 
     async fn clear(&self, sink: &str) -> Result<(), StoreError> {
         let (this, layout) = (self.0.clone(), self.0.layout(sink)?);
         self.0
-            .on(async move {
+            .within(self.0.longest * CLEARING, async move {
                 this.ready(&layout).await?;
                 // The offsets first: after a crash in between the rest is written again.
                 this.set_progress(&layout.sink.name, &SinkProgress::default()).await?;
@@ -225,19 +264,17 @@ impl Store for Shared {
     }
 
     async fn maintain(&self, now: EventTime) -> Result<(), StoreError> {
-        let this = self.0.clone();
-        self.0
-            .on(async move {
-                let layouts: Vec<Arc<Layout>> = this.tables.read().values().cloned().collect();
-                for layout in layouts {
-                    if let Some(ttl) = layout.sink.ttl {
-                        this.ready(&layout).await?;
-                        let before = now.minus(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
-                        this.backend.expire(&layout, before).await?;
-                    }
-                }
-                Ok(())
-            })
-            .await
+        let layouts: Vec<Arc<Layout>> = self.0.tables.read().values().cloned().collect();
+        for layout in layouts {
+            let Some(ttl) = layout.sink.ttl else { continue };
+            let this = self.0.clone();
+            let tidy = async move {
+                this.ready(&layout).await?;
+                let before = now.minus(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX));
+                this.backend.expire(&layout, before).await
+            };
+            self.0.on(tidy).await?;
+        }
+        Ok(())
     }
 }

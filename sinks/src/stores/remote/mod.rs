@@ -133,6 +133,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     async fn advance(&self, name: &str, text: &str) -> Result<(), StoreError> {
         self.set_note(name, text).await
     }
+    /// `Forgot` where a sink's progress, or rows written since [`Backend::begin`], may be lost.
+    async fn remembers(&self, _name: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Takes away all rows of a sink.
     async fn clear(&self, layout: &Layout) -> Result<(), StoreError>;
     /// Takes away rows that arrived before.
@@ -214,6 +218,11 @@ pub(crate) fn setting(store: &str) -> String {
 /// A refusal that names the setting to look at.
 pub(crate) fn refused(store: &'static str, what: impl std::fmt::Display) -> StoreError {
     StoreError::Refused { store, message: format!("{what}; look at {}", setting(store)) }
+}
+
+/// No server answers where the setting says that one is: it is away, or the setting is wrong.
+pub(crate) fn unreachable(store: &'static str, what: impl std::fmt::Display) -> StoreError {
+    unavailable(store, format!("{what}; it will be tried again, look at {} if it never answers", setting(store)))
 }
 
 /// Trying again may help.
