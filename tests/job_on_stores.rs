@@ -213,6 +213,22 @@ async fn the_main_job_is_exact_on_real_stores(broker: &'static str) {
     assert_eq!(server.stop().code(), Some(0));
 }
 
+/// A server that is frozen until this goes, however the test ends.
+struct Frozen(&'static str);
+
+impl Frozen {
+    fn now(name: &'static str) -> Frozen {
+        service("freeze", name);
+        Frozen(name)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        service("thaw", self.0);
+    }
+}
+
 /// Waits for real time: what is killed and frozen lives outside.
 async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
@@ -253,8 +269,8 @@ impl Traffic<'_> {
         let report = self.server.get("/v1/lag").await;
         let of = |sink: &serde_json::Value| (sink["store"] == store).then(|| format!("sink:{}", sink["sink"].as_str().unwrap()));
         let groups: Vec<String> = report["sinks"].as_array().unwrap().iter().filter_map(of).collect();
-        let rows = report["rows"].as_array().unwrap().iter();
-        rows.filter(|row| groups.iter().any(|group| row["group"] == group.as_str())).filter_map(|row| row["lag"].as_u64()).sum()
+        let all = report["groups"].as_array().unwrap().iter();
+        all.filter(|row| groups.iter().any(|group| row["group"] == group.as_str())).filter_map(|row| row["lag"].as_u64()).sum()
     }
 }
 
@@ -298,13 +314,13 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
     }
     let frozen = std::env::var("QUIKFLOW_FROZEN_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
     for name in &beneath.services {
-        service("freeze", name);
+        let ice = Frozen::now(name);
         let send = traffic.send(Duration::from_secs(frozen) / 2);
         pause(Duration::from_secs(frozen)).await;
         if *name != "kafka" {
             assert!(traffic.lag_of(name).await > 0, "{name} was frozen, and its sinks wrote");
         }
-        service("thaw", name);
+        drop(ice);
         traffic.still_there(broker);
         sent(&send.wait_with_output().unwrap());
     }
