@@ -14,9 +14,10 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 use support::chat::Chat;
-use support::kafka::{Broker, Kafka};
+use support::kafka::Kafka;
 use support::kills::{self, settled, slow_send};
 use support::random::Random;
+use support::services::{own_kafka, service};
 use support::traffic::{generated, input, pause};
 use support::{Server, Start, both, free_ports, harness};
 
@@ -96,7 +97,7 @@ async fn r19_a_kill_at_every_failpoint_changes_nothing() {
 
 async fn r19_kafka_killed_and_frozen_changes_nothing() {
     let kafka = Kafka::named("broker");
-    let broker = Broker::named();
+    own_kafka();
     let seed = 20_261_124;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -107,13 +108,13 @@ async fn r19_kafka_killed_and_frozen_changes_nothing() {
     let send = slow_send(&file, start.ports.unwrap().0, RUN);
     for _ in 0..5 {
         pause(&mut random, 5_000);
-        broker.signal("-KILL");
-        broker.start();
+        service("kill", "kafka");
+        service("start", "kafka");
     }
     pause(&mut random, 3_000);
-    broker.signal("-STOP");
+    service("freeze", "kafka");
     std::thread::sleep(Duration::from_secs(30));
-    broker.signal("-CONT");
+    service("thaw", "kafka");
     assert!(server.ended().is_none(), "the server ended when Kafka was away");
     settled(&server, send, &expected).await;
     assert_eq!(server.stop().code(), Some(0));

@@ -16,11 +16,11 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 use support::count::{Expected, csv};
 use support::harness::{self, shared_file, skip};
 use support::random::Random;
+use support::services::service;
 use support::{Server, Start, both, free_ports};
 
 crate::tests! {
@@ -84,15 +84,6 @@ fn beneath(broker: &str, folder: &Path) -> Beneath {
     }
     println!("{broker}: real stores: {}", found.services.join(", "));
     found
-}
-
-/// The command that starts, kills and freezes the servers; skips the test where it did not start them.
-fn service(action: &str, name: &str) {
-    let Ok(command) = std::env::var("QUIKFLOW_TEST_SERVICES") else {
-        skip("QUIKFLOW_TEST_SERVICES names no command that kills servers (tests/services/run does)")
-    };
-    let output = Command::new(command).args([action, name]).output().unwrap();
-    assert!(output.status.success(), "{action} {name}: {}", both(&output));
 }
 
 /// The first `most` events of the real chat where it is, then made-up ones of all types.

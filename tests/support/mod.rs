@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod kills;
 pub mod phrases;
 pub mod random;
+pub mod services;
 pub mod traffic;
 
 use serde_json::Value;

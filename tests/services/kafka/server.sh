@@ -14,6 +14,9 @@ install_kafka() {
   touch "$home/complete"
 }
 
+# Another client, in Python; who cannot have it does without.
+install_kafka_client() { make_python_env kafka "$HERE/kafka/packages.txt" --only-binary :all:; }
+
 kafka_settings() {
   local port=$1
   cat <<SETTINGS
@@ -60,8 +63,15 @@ start_kafka() {
       kafka.Kafka "$DIR/kafka/server.properties"
   fi
   until_ready kafka kafka_answers "$port"
+  (flock -w 900 9 && install_kafka_client) 9>"$CACHE/.kafka-client.lock" >"$DIR/kafka-client.install.log" 2>&1 &
+  wait $! || say "no confluent-kafka for Python because $(tail -n 1 "$DIR/kafka-client.install.log")"
 }
 
 kafka_answers() { listens "$1" && grep -q 'Kafka Server started' "$DIR/kafka.log"; }
 
-env_kafka() { echo "export QUIKFLOW_TEST_KAFKA=127.0.0.1:$(port_of kafka)"; }
+env_kafka() {
+  local client
+  client=$(python_env kafka "$HERE/kafka/packages.txt")
+  echo "export QUIKFLOW_TEST_KAFKA=127.0.0.1:$(port_of kafka)"
+  if [[ -e $client/complete ]]; then echo "export QUIKFLOW_TEST_PYTHON=$client/bin/python"; fi
+}

@@ -10,6 +10,7 @@ use super::record::{self, Outgoing};
 use crate::broker::{Answer, Append, Appended, BrokerError, Ticket};
 use crate::brokers::records::Origins;
 use crate::dead_letter::DeadLetter;
+use crate::failpoint;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::Mutex;
 use rdkafka::Message;
@@ -44,8 +45,10 @@ impl Batch {
             Some(error) => Err(failed("appending", &error)),
             None => Ok(std::mem::take(&mut *self.done.lock())),
         };
+        failpoint::hit("log.answer.before");
         // Nobody may be waiting any more, which is fine.
         drop(answer.send(outcome));
+        failpoint::hit("log.answer.after");
         if let Some(shared) = self.shared.upgrade() {
             shared.wakeup.bump();
         }
@@ -128,6 +131,7 @@ pub(super) fn append(
     letters: &[Outgoing],
     answer: Answer<Appended>,
 ) -> Result<(), BrokerError> {
+    failpoint::hit("log.append.begin");
     if producer.in_flight_count() > IN_FLIGHT {
         return Err(BrokerError::Busy(Duration::from_millis(50)));
     }
@@ -149,6 +153,7 @@ pub(super) fn append(
     let places =
         rows.iter().enumerate().flat_map(|(set, rows)| rows.iter().enumerate().map(move |(row, out)| (out, Some((set, row)))));
     let mut refused = None;
+    failpoint::hit("log.write.before");
     for (out, place) in places.chain(letters.iter().map(|out| (out, None))) {
         let place = place.filter(|_| append.want_positions);
         if refused.is_none() {
