@@ -17,11 +17,12 @@ use support::chat::Chat;
 use support::kafka::Kafka;
 use support::kills::{self, settled, slow_send};
 use support::random::Random;
-use support::services::{own_kafka, service};
+use support::services::{empty_kafka, service};
 use support::traffic::{generated, input, pause};
 use support::{Server, Start, both, free_ports, harness};
 
 crate::tests! {
+    in turn:
     async the_main_job_is_exact_on_kafka,
     async r17_r19_kills_of_the_server_and_of_send_change_nothing,
     async r19_another_client_sees_each_output_once,
@@ -96,8 +97,8 @@ async fn r19_a_kill_at_every_failpoint_changes_nothing() {
 }
 
 async fn r19_kafka_killed_and_frozen_changes_nothing() {
+    empty_kafka();
     let kafka = Kafka::named("broker");
-    own_kafka();
     let seed = 20_261_124;
     println!("seed {seed}");
     let mut random = Random(seed);

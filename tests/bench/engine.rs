@@ -16,10 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const TOPIC: &str = "QuikApp.messages";
-const DECLARED: &str = r#"
+pub(crate) const TOPIC: &str = "QuikApp.messages";
+pub(crate) const DECLARED: &str = r#"
 [topics."QuikApp.messages"]
 partitions = 12
 [events.MESSAGE_SENT]
@@ -35,7 +35,7 @@ content     = { type = "string", max_length = 10000 }
 "#;
 
 /// A topology of one window over the messages.
-fn topology(name: &str, size: &str, aggregate: &str) -> String {
+pub(crate) fn topology(name: &str, size: &str, aggregate: &str) -> String {
     format!(
         r#"
 [[topology]]
@@ -51,7 +51,7 @@ to    = "bench.{name}"
 }
 
 const COUNT: &str = r#"{ messages = "count(*)" }"#;
-const WHOLE: &str = r#"{ messages = "count(*)", authors = "count(distinct payload.userId)", characters = "sum(character_length(payload.content))", p95_length = "approx_percentile_cont(character_length(payload.content), 0.95)" }"#;
+pub(crate) const WHOLE: &str = r#"{ messages = "count(*)", authors = "count(distinct payload.userId)", characters = "sum(character_length(payload.content))", p95_length = "approx_percentile_cont(character_length(payload.content), 0.95)" }"#;
 const WORDS: &str = r#"
 [[topology]]
 name  = "words"
@@ -65,7 +65,7 @@ steps = [
 to    = "bench.words"
 "#;
 
-fn load(text: &str) -> Outcome<plan::Plan> {
+pub(crate) fn load(text: &str) -> Outcome<plan::Plan> {
     let loaded = plan::load(&SourceFile::new("bench.toml", text));
     let shown: Vec<String> = loaded.diagnostics.iter().map(ToString::to_string).collect();
     loaded.plan.ok_or_else(|| shown.join("\n\n").into())
@@ -140,6 +140,11 @@ pub(crate) fn fill_and_end(mut arguments: impl Iterator<Item = String>) -> Outco
     Ok(())
 }
 
+/// About 0.8 groups an event by the minute, as in the archive that other engines were measured with.
+pub(crate) fn shape(records: u64) -> Shape {
+    Shape { events: records, channels: 1_000, users: 10_000, start: HISTORY, step_seconds: 16.0, content: 500 }
+}
+
 /// Runs topologies over what the log holds, and prints a row; then once more, killed half-way and
 /// restored, when `kill` is given. Returns the rows that stand at the end.
 fn measure(folder: &Path, name: &str, declared: &str, workers: usize, size: &str, records: u64, kill: bool) -> Outcome<u64> {
@@ -189,7 +194,7 @@ fn read(engine: &Engine) -> u64 {
 }
 
 /// A checksum over the last version of each row of an output, whatever the batching was.
-fn answer(broker: &dyn Broker, topic: &str) -> Outcome<u64> {
+pub(crate) fn answer(broker: &dyn Broker, topic: &str) -> Outcome<u64> {
     let spec = broker.topic(topic).ok_or("no such topic")?;
     let names: Vec<&str> = spec.fields.iter().map(|f| f.name.as_str()).filter(|n| !["epoch", "final"].contains(n)).collect();
     let projection = Projection::of(&spec, &names);
@@ -223,8 +228,7 @@ fn answer(broker: &dyn Broker, topic: &str) -> Outcome<u64> {
 /// (c): a count by the hour; channel activity by the hour and by the minute; the bare loop beside it.
 pub(crate) fn engine_from_log(records: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    // About 0.8 groups an event by the minute, as in the archive that other engines were measured with.
-    let shape = Shape { events: records, channels: 1_000, users: 10_000, start: HISTORY, step_seconds: 16.0, content: 500 };
+    let shape = shape(records);
     fill_apart(folder.path(), shape)?;
     {
         let broker = open(folder.path())?;

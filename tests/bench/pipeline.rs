@@ -1,6 +1,6 @@
 //! The benchmark: what it costs, beside a bare loop that does the same for one fixed question.
 //!
-//!     cargo bench --profile dev --bench pipeline -- [a] [a1] [b] [c] [d] [e] [f] [g] [--events N]
+//!     cargo bench --profile dev --bench pipeline -- [a] [a1] [b] [c] [d] [e] [f] [g] [k] [--events N]
 //!
 //! Prints events/s, CPU seconds per million events (of the server, or of this process), wall time
 //! and peak memory. Nothing here is a test: figures go to docs/benchmarks.md.
@@ -13,6 +13,8 @@ mod data;
 mod door;
 mod engine;
 mod floor;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod measure;
 
 use std::error::Error;
@@ -27,10 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--bench" => {}
             bare::ARGUMENT => return bare::serve(),
             engine::FILL => return engine::fill_and_end(arguments),
-            "a" | "a1" | "b" | "c" | "d" | "e" | "f" | "g" => cases.push(argument),
+            "a" | "a1" | "b" | "c" | "d" | "e" | "f" | "g" | "k" => cases.push(argument),
             _ => {
                 return Err(format!(
-                    "unknown case {argument}: a, a1 (one event a request alone), b, c, d, e, f, g, or none for all; --events N"
+                    "unknown case {argument}: a, a1 (one event a request alone), b, c, d, e, f, g, k (Kafka), or none for all; --events N"
                 )
                 .into());
             }
@@ -55,6 +57,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if wanted("g") {
         beside::cross_join(200, 60)?;
+    }
+    if cases.iter().any(|case| case == "k") {
+        #[cfg(feature = "kafka")]
+        kafka::engine_from_kafka(records)?;
+        #[cfg(not(feature = "kafka"))]
+        return Err("case k needs --features kafka".into());
     }
     Ok(())
 }

@@ -61,9 +61,17 @@ pub fn run(tests: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
+/// The same, one after the other unless the arguments say how many at once: of tests that kill what
+/// others use, or take the whole machine.
+pub fn run_in_turn(tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(1));
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
+
 /// `main` of a file of tests: `tests! { one, async other, each STORES: async third }`. An async test has
 /// a runtime of its own; one after `each` takes an item (`&'static str`) of the list and counts once for
-/// each of them.
+/// each of them. After `in turn:` they run one after the other.
 #[macro_export]
 macro_rules! tests {
     (@block $body:expr) => {
@@ -90,12 +98,18 @@ macro_rules! tests {
         $all.push(harness::test(stringify!($name), $name));
         $crate::tests!(@list $all $($rest)*);
     };
-    ($($list:tt)*) => {
+    (in turn: $($list:tt)*) => {
+        $crate::tests!(@main run_in_turn, $($list)*);
+    };
+    (@main $run:ident, $($list:tt)*) => {
         #[allow(clippy::vec_init_then_push, reason = "the list is unrolled by the macro")]
         fn main() -> std::process::ExitCode {
             let mut all = Vec::new();
             $crate::tests!(@list all, $($list)*);
-            harness::run(all)
+            harness::$run(all)
         }
+    };
+    ($($list:tt)*) => {
+        $crate::tests!(@main run, $($list)*);
     };
 }

@@ -36,6 +36,7 @@ crate::tests! {
     r18_a_lane_moves_to_another_process_and_doubles_nothing,
     r18_what_others_wrote_wrongly_is_a_dead_letter,
     r18_a_repeat_by_id_is_not_known,
+    r2_a_topic_that_is_written_all_the_time_is_read_to_its_end,
     r19_a_zombies_epoch_is_refused,
     what_does_not_fit_is_said_at_the_start,
 }
@@ -155,6 +156,38 @@ fn r18_a_repeat_by_id_is_not_known() {
         assert!(appended.duplicates_unknown && appended.accepted == 1 && appended.duplicates == 0, "{appended:?}");
     }
     assert_eq!(read(broker.as_ref(), "events", &Positions::new()).0.len(), 3);
+}
+
+/// The client tells the end of a partition when a fetch comes back empty, which never happens where a
+/// record comes every few milliseconds: whoever reads must not wait for it.
+fn r2_a_topic_that_is_written_all_the_time_is_read_to_its_end() {
+    let url = url("trickle");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let append = || broker.append(Append { rows: vec![rows(&events, &[1])], ..Append::default() }).unwrap().wait().unwrap();
+    append();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                append();
+            }
+        });
+        let mut reader = broker.reader("events", &Positions::new()).unwrap();
+        let clock = SystemClock::shared();
+        let started = clock.elapsed();
+        let mut read = 0;
+        while let Some(slice) = reader.poll(100).unwrap() {
+            read += slice.rows();
+            if clock.elapsed() - started > Duration::from_secs(10) {
+                break;
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        let taken = clock.elapsed() - started;
+        assert!(read > 0 && taken < Duration::from_secs(10), "no end within {taken:?}, {read} records");
+    });
 }
 
 /// A zombie's late commit is fenced: nothing of it is seen.

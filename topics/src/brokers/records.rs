@@ -8,7 +8,8 @@ use crate::ids::{EventTime, Offset, PartitionId};
 use crate::json::{StoredDecoder, StoredRecord};
 use crate::schema::{ARRIVAL_TIME, OFFSET, PARTITION};
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
-use std::sync::{Arc, OnceLock, Weak};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
 
 /// Bytes of a record that its dead letter keeps.
 const KEPT: usize = 64 << 10;
@@ -37,13 +38,9 @@ impl Incoming {
 
 /// The time in an event that someone else wrote.
 pub(super) fn own_time(value: &[u8]) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Timed<'a> {
-        #[serde(borrow)]
-        timestamp: std::borrow::Cow<'a, str>,
-    }
-    let timed: Timed<'_> = serde_json::from_slice(value).ok()?;
-    crate::json::time::read_time(&timed.timestamp).map(|time| time.micros)
+    let found = sonic_rs::get(std::str::from_utf8(value).ok()?, ["timestamp"]).ok()?;
+    let text = sonic_rs::JsonValueTrait::as_str(&found)?;
+    crate::json::time::read_time(text).map(|time| time.micros)
 }
 
 /// The broker that a slice came from, as far as it needs it.
@@ -55,6 +52,9 @@ pub(super) trait Origins: Send + Sync {
     fn store_letters(self: Arc<Self>, letters: &[DeadLetter]) -> Result<(), BrokerError>;
 }
 
+/// The columns asked for, them, and the rows that are none of the topic.
+type Decoded = (Vec<String>, RecordBatch, Vec<u32>);
+
 /// See [`Slice`]. Offsets may have gaps: transactions' markers, tombstones, compaction, repeats.
 pub(super) struct RecordSlice {
     topic: Arc<TopicSpec>,
@@ -62,7 +62,8 @@ pub(super) struct RecordSlice {
     records: Vec<Incoming>,
     parts: Vec<SlicePart>,
     bytes: usize,
-    whole: OnceLock<Result<(RecordBatch, Vec<u32>), BrokerError>>,
+    /// What was decoded last: mostly all that is ever asked for.
+    decoded: Mutex<Option<Decoded>>,
     /// Where records that are none of the topic are reported.
     from: Weak<dyn Origins>,
     broker: &'static str,
@@ -93,13 +94,12 @@ impl RecordSlice {
         let bytes = records.iter().map(Incoming::size).sum();
         let broker = from.name();
         let from: Weak<dyn Origins> = Arc::downgrade(from) as Weak<dyn Origins>;
-        RecordSlice { topic, records, parts, bytes, whole: OnceLock::new(), from, broker }
+        RecordSlice { topic, records, parts, bytes, decoded: Mutex::default(), from, broker }
     }
 
-    /// All columns, in the order of the topic's whole schema, and the rows that say nothing. The dead
-    /// letters of these are stored when this returns.
-    fn whole(&self) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
-        let mut decoder = StoredDecoder::new(&self.topic);
+    /// The columns, and the rows that say nothing. The dead letters of these are stored when this returns.
+    fn read(&self, projection: &Projection) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
+        let mut decoder = StoredDecoder::new(&self.topic, &projection.columns);
         let (mut bad, mut letters) = (Vec::new(), Vec::new());
         for (row, record) in (0_u32..).zip(&self.records) {
             let stored = StoredRecord {
@@ -126,18 +126,20 @@ impl RecordSlice {
         }
         let broken = |e| self.broken(&e);
         let rows = decoder.finish().map_err(broken)?;
-        let schema = self.topic.schema();
-        let arrival = self.records.iter().map(|r| r.arrival).collect::<Vec<_>>();
-        let column = |field: &Arc<arrow::datatypes::Field>| -> ArrayRef {
-            match field.name().as_str() {
+        let column = |(name, field): (&String, &Arc<arrow::datatypes::Field>)| -> ArrayRef {
+            match name.as_str() {
                 PARTITION => Arc::new(UInt32Array::from_iter_values(self.records.iter().map(|r| r.partition))),
                 OFFSET => Arc::new(UInt64Array::from_iter_values(self.records.iter().map(|r| r.offset))),
-                ARRIVAL_TIME => Arc::new(TimestampMicrosecondArray::from(arrival.clone()).with_timezone("UTC")),
+                ARRIVAL_TIME => {
+                    let arrival = self.records.iter().map(|r| r.arrival).collect::<Vec<_>>();
+                    Arc::new(TimestampMicrosecondArray::from(arrival).with_timezone("UTC"))
+                }
                 name => rows.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows())),
             }
         };
-        let columns = schema.fields().iter().map(column).collect();
-        Ok((RecordBatch::try_new(schema, columns).map_err(broken)?, bad))
+        let columns = projection.columns.iter().zip(projection.schema.fields()).map(column).collect();
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(self.records.len()));
+        Ok((RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options).map_err(broken)?, bad))
     }
 
     /// One letter a record, whoever reads it first.
@@ -162,16 +164,6 @@ impl RecordSlice {
             full_size: record.value.len() as u64,
             status: DeadLetterStatus::Open,
         }
-    }
-
-    fn columns(&self, whole: &RecordBatch, projection: &Projection) -> Result<RecordBatch, BrokerError> {
-        let rows = whole.num_rows();
-        let fields = projection.columns.iter().zip(projection.schema.fields());
-        let columns: Vec<ArrayRef> = fields
-            .map(|(name, field)| whole.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows)))
-            .collect();
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(projection.schema.clone(), columns, &options).map_err(|e| self.broken(&e))
     }
 
     fn broken(&self, error: &arrow::error::ArrowError) -> BrokerError {
@@ -202,7 +194,12 @@ impl Slice for RecordSlice {
     }
 
     fn decode_all(&self, projection: &Projection) -> Result<(RecordBatch, Vec<u32>), BrokerError> {
-        let (whole, bad) = self.whole.get_or_init(|| self.whole()).clone()?;
-        Ok((self.columns(&whole, projection)?, bad))
+        let mut decoded = self.decoded.lock();
+        if let Some((_, rows, bad)) = decoded.as_ref().filter(|(columns, ..)| *columns == projection.columns) {
+            return Ok((rows.clone(), bad.clone()));
+        }
+        let (rows, bad) = self.read(projection)?;
+        *decoded = Some((projection.columns.clone(), rows.clone(), bad.clone()));
+        Ok((rows, bad))
     }
 }

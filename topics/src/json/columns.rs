@@ -15,12 +15,17 @@ use std::sync::Arc;
 pub(super) struct TextColumn {
     builder: StringBuilder,
     rows: usize,
+    /// Nobody asks for it.
+    unasked: bool,
 }
 
 impl TextColumn {
     /// Sets the value of `row`; rows between the last one set and this one are null.
     #[inline]
     pub(super) fn set(&mut self, row: usize, value: &str) {
+        if self.unasked {
+            return;
+        }
         if row > self.rows {
             self.builder.append_nulls(row - self.rows);
         }
@@ -48,6 +53,8 @@ pub(super) struct Column {
     ty: FieldType,
     builder: Option<Builder>,
     rows: usize,
+    /// Nobody asks for it.
+    unasked: bool,
 }
 
 macro_rules! setter {
@@ -55,6 +62,9 @@ macro_rules! setter {
         $(#[$doc])*
         #[inline]
         pub(super) fn $name(&mut self, row: usize, value: $value) {
+            if self.unasked {
+                return;
+            }
             let pad = row - self.rows;
             self.rows = row + 1;
             if let Builder::$variant(builder) = self.builder.get_or_insert_with(|| Builder::$variant($new)) {
@@ -69,7 +79,7 @@ macro_rules! setter {
 
 impl Column {
     fn new(ty: FieldType) -> Column {
-        Column { ty, builder: None, rows: 0 }
+        Column { ty, builder: None, rows: 0, unasked: false }
     }
 
     setter!(
@@ -92,6 +102,9 @@ impl Column {
     /// Sets a `string`, or a `json`'s text.
     #[inline]
     pub(super) fn set_text(&mut self, row: usize, value: &str) {
+        if self.unasked {
+            return;
+        }
         self.rows = row + 1;
         if let Builder::Text(column) = self.builder.get_or_insert_with(|| Builder::Text(TextColumn::default())) {
             column.set(row, value);
@@ -100,6 +113,9 @@ impl Column {
 
     /// Sets a `list<string>`: `fill` appends its items.
     pub(super) fn set_list(&mut self, row: usize, fill: impl FnOnce(&mut StringBuilder)) {
+        if self.unasked {
+            return;
+        }
         let pad = row - self.rows;
         self.rows = row + 1;
         let new = || Builder::List(Box::new(ListBuilder::new(StringBuilder::new())));
@@ -164,6 +180,36 @@ impl TopicColumns {
             fields: topic.fields.iter().map(|field| Column::new(field.ty)).collect(),
             lines: Vec::new(),
         }
+    }
+
+    /// The same for who asks for some columns only, by name; the event time is always there.
+    pub(super) fn only(topic: &Arc<TopicSpec>, names: &[String]) -> TopicColumns {
+        let mut columns = TopicColumns::new(topic);
+        let unasked = |name: &str| !names.iter().any(|asked| asked == name);
+        columns.key.unasked = unasked(schema::KEY);
+        columns.ty.unasked = unasked(schema::TYPE);
+        columns.id.unasked = unasked(schema::ID);
+        columns.headers.unasked = unasked(schema::HEADERS);
+        columns.rest.unasked = unasked(schema::REST);
+        for (column, field) in columns.fields.iter_mut().zip(&topic.fields) {
+            column.unasked = unasked(&field.name);
+        }
+        columns
+    }
+
+    /// A batch of the columns that are asked for, in the order of [`TopicSpec::append_schema`].
+    pub(super) fn finish_asked(mut self) -> Result<RecordBatch, ArrowError> {
+        let rows = self.rows;
+        let mut columns: Vec<Option<ArrayRef>> = Vec::with_capacity(schema::APPEND_SYSTEM.len() + self.fields.len());
+        columns.push((!self.key.unasked).then(|| self.key.finish(rows)));
+        columns.push(Some(Arc::new(self.event_time.finish())));
+        for column in [self.ty, self.id, self.headers, self.rest] {
+            columns.push((!column.unasked).then(|| column.finish(rows)));
+        }
+        columns.extend(self.fields.into_iter().map(|column| (!column.unasked).then(|| column.finish(rows))));
+        let asked: Vec<usize> = (0..columns.len()).filter(|at| columns[*at].is_some()).collect();
+        let schema = Arc::new(self.topic.append_schema().project(&asked)?);
+        RecordBatch::try_new(schema, columns.into_iter().flatten().collect())
     }
 
     /// A batch in [`TopicSpec::append_schema`], and the rows' lines.

@@ -37,12 +37,12 @@ pub struct StoredDecoder {
 }
 
 impl StoredDecoder {
-    /// For records of `topic`.
-    pub fn new(topic: &Arc<TopicSpec>) -> StoredDecoder {
+    /// For records of `topic`, of whose columns these are asked for.
+    pub fn new(topic: &Arc<TopicSpec>, columns: &[String]) -> StoredDecoder {
         StoredDecoder {
             kind: topic.kind,
             plan: EventPlan::of_topic(topic),
-            columns: TopicColumns::new(topic),
+            columns: TopicColumns::only(topic, columns),
             order: Vec::new(),
             scratch: Scratch::default(),
             wrapped: String::new(),
@@ -95,11 +95,11 @@ impl StoredDecoder {
         self.columns.ty.set(row, "");
     }
 
-    /// The batch, in the topic's append schema.
+    /// The batch: the columns asked for in the order of the topic's append schema, and the event time.
     ///
     /// # Errors
     /// Never for a topic whose schema is its own; Arrow's message otherwise.
     pub fn finish(self) -> Result<RecordBatch, arrow::error::ArrowError> {
-        self.columns.finish().map(|(rows, _)| rows)
+        self.columns.finish_asked()
     }
 }

@@ -38,7 +38,7 @@ impl Broker for KafkaBroker {
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::ExactlyOnce
+        if self.shared.options.transactions { Guarantee::ExactlyOnce } else { Guarantee::AtLeastOnceDeterministic }
     }
 
     fn ensure_topics(&self, topics: &[Arc<TopicSpec>]) -> Result<(), BrokerError> {

@@ -6,8 +6,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::ProducerContext;
 use std::time::Duration;
 
 /// How long a call to the brokers may take before it fails.
@@ -30,12 +28,6 @@ impl ClientContext for Heard {
 }
 
 impl ConsumerContext for Heard {}
-
-impl ProducerContext for Heard {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
-}
 
 /// A client that reads.
 pub(super) type Client = BaseConsumer<Heard>;
@@ -69,6 +61,8 @@ pub struct KafkaOptions {
     pub instance: Option<String>,
     /// Into how many shares the pipelines' work is divided where its topics do not exist yet.
     pub shares: u32,
+    /// Whether an epoch is a transaction. Without, epochs are at least once: for measuring what it costs.
+    pub transactions: bool,
     /// Time-outs of lanes.
     pub clock: SharedClock,
 }
@@ -110,6 +104,7 @@ impl KafkaOptions {
             ca_file: None,
             instance: None,
             shares: SHARES,
+            transactions: true,
             clock,
         })
     }

@@ -88,7 +88,10 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
     // Whoever commits now stops first: its answers are no longer waited for.
     shared.epochs.lock().take();
     let id = shared.options.instance.as_ref().map_or_else(|| "pipelines".to_owned(), |name| format!("pipelines.{name}"));
-    let producer = Transactions::open(&shared.options, &id)?;
+    let producer = match shared.options.transactions {
+        true => Transactions::open(&shared.options, &id)?,
+        false => Transactions::without(&shared.options)?,
+    };
     let state: Arc<str> = shared.own_topic("state").into();
     let mut inheritance = Inheritance { shares: shares.iter().copied().collect(), ..Inheritance::default() };
     let mut indexes = BTreeMap::new();
@@ -165,7 +168,7 @@ impl Writer {
         if touched.is_empty() {
             touched.extend(self.indexes.keys().next());
         }
-        let mut records = Vec::new();
+        let (mut records, mut books) = (Vec::new(), Vec::new());
         for share in &touched {
             let Some(index) = self.indexes.get_mut(share) else {
                 return Err(BrokerError::Storage(format!(
@@ -177,9 +180,9 @@ impl Writer {
                 return Err(BrokerError::Storage(format!("epoch {epoch} is not after the last one committed, {last}")));
             }
             let (entries, moved) = index.stage(&self.state, commit);
-            records.extend(entries);
+            books.extend(entries);
             let progress = moved.into_iter().map(|(key, text)| Outgoing::entry(&self.progress, key, Some(text.into_bytes())));
-            records.extend(progress);
+            books.extend(progress);
         }
         {
             let mut dead = self.shared.dead()?;
@@ -191,7 +194,7 @@ impl Writer {
         for output in commit.outputs.iter().filter(|output| output.rows.num_rows() > 0) {
             records.extend(record::encode(output, &self.shared.known(&output.topic.name)?)?);
         }
-        self.transaction(&records, &touched)?;
+        self.transaction(&records, &books, &touched)?;
         let mut own = self.shared.own.lock();
         for (group, topic, ..) in &commit.offsets {
             let key = (group.clone(), topic.clone());
@@ -204,10 +207,15 @@ impl Writer {
         Ok(())
     }
 
-    fn transaction(&self, records: &[Outgoing], shares: &BTreeSet<u32>) -> Result<(), BrokerError> {
+    /// Stores what came out of an epoch, and the state and offsets that say so.
+    fn transaction(&self, records: &[Outgoing], books: &[Outgoing], shares: &BTreeSet<u32>) -> Result<(), BrokerError> {
         self.producer.begin()?;
         failpoint::hit("log.write.before");
         for out in records {
+            self.producer.send(out)?;
+        }
+        self.producer.then()?;
+        for out in books {
             self.producer.send(out)?;
         }
         if self.shared.joined.load(Ordering::SeqCst) {
@@ -261,7 +269,7 @@ impl Writer {
             raised.insert(topic.clone(), generation);
         }
         let shares = self.indexes.keys().copied().collect();
-        self.transaction(&records, &shares)?;
+        self.transaction(&[], &records, &shares)?;
         let mut own = self.shared.own.lock();
         own.generations.extend(raised);
         let group = format!("topology:{}", reset.topology);

@@ -1,7 +1,9 @@
 //! Readers: a consumer with assigned partitions, and a thread that fills a bounded buffer from it.
 //!
 //! `poll` says `None` only when every partition has been read to its end: time that passes while
-//! nothing comes may then count as idle (R2).
+//! nothing comes may then count as idle (R2). The end is what the client tells, or where the log ended
+//! when the reader was opened: of a partition to which something is written all the time the client
+//! never tells it.
 
 use super::Shared;
 use super::config::{Client, failed};
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 /// Bytes of records that wait for `poll`.
 const BUFFERED: usize = 8 << 20;
+/// Records and bytes that are handed over together.
+const TOGETHER: usize = 1_024;
+const TOGETHER_BYTES: usize = 1 << 20;
 /// So many offsets without a record are looked into.
 const GAP: u64 = 1_000;
 /// How long `poll` waits for a broker that says neither what there is nor that there is nothing.
@@ -82,7 +87,9 @@ impl KafkaReader {
             list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
         }
         consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
-        let at_end = (0..).zip(&positions).map(|(partition, _)| !wanted(partition)).collect();
+        let ends = shared.offsets(&topic, At::End)?;
+        let at_end = (0..).zip(positions.iter().zip(&ends)).map(|(partition, (at, end))| !wanted(partition) || at >= end);
+        let at_end = at_end.collect();
         let buffer = Buffer { at_end, ..Buffer::default() };
         let between = Arc::new(Between {
             buffer: Mutex::new(buffer),
@@ -90,8 +97,8 @@ impl KafkaReader {
             emptied: Condvar::new(),
             closed: AtomicBool::new(false),
         });
-        let filler =
-            Filler { shared: shared.clone(), between: between.clone(), consumer, topic: topic.clone(), next: positions.clone() };
+        let (shared_too, between_too, topic_too, next) = (shared.clone(), between.clone(), topic.clone(), positions.clone());
+        let filler = Filler { shared: shared_too, between: between_too, consumer, topic: topic_too, next, ends };
         let thread = std::thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || filler.run());
         let thread = Some(thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?);
         Ok(KafkaReader { shared: shared.clone(), topic, between, positions, thread })
@@ -154,30 +161,44 @@ struct Filler {
     topic: Arc<TopicSpec>,
     /// After the last record of each partition.
     next: Vec<u64>,
+    /// Where each partition ended when the reader was opened.
+    ends: Vec<u64>,
 }
 
 impl Filler {
     fn run(mut self) {
         while !self.between.closed.load(Ordering::SeqCst) && !self.shared.is_closed() {
             let (mut taken, mut ended, mut error) = (Vec::new(), Vec::new(), None);
-            match self.consumer.poll(Duration::from_millis(250)) {
-                None => continue,
-                Some(Ok(message)) => {
-                    if let Some(next) = usize::try_from(message.partition()).ok().and_then(|p| self.next.get_mut(p)) {
-                        let offset = u64::try_from(message.offset()).unwrap_or(0);
-                        let before = std::mem::replace(next, offset + 1);
-                        if offset > before.saturating_add(GAP) && before > 0 {
-                            self.perhaps_lost(message.partition(), before);
+            let (mut wait, mut bytes) = (Duration::from_millis(250), 0);
+            // What has come already is handed over together.
+            while error.is_none() && taken.len() < TOGETHER && bytes < TOGETHER_BYTES {
+                let Some(polled) = self.consumer.poll(wait) else { break };
+                wait = Duration::ZERO;
+                match polled {
+                    Ok(message) => {
+                        if let Some(next) = usize::try_from(message.partition()).ok().and_then(|p| self.next.get_mut(p)) {
+                            let offset = u64::try_from(message.offset()).unwrap_or(0);
+                            let before = std::mem::replace(next, offset + 1);
+                            if offset > before.saturating_add(GAP) && before > 0 {
+                                self.perhaps_lost(message.partition(), before);
+                            }
                         }
+                        taken.extend(incoming(&message));
+                        bytes += taken.last().map_or(0, Incoming::size);
                     }
-                    taken.extend(incoming(&message));
+                    Err(KafkaError::PartitionEOF(partition)) => {
+                        ended.extend(usize::try_from(partition));
+                        break;
+                    }
+                    Err(failure) if lasting(&failure) => {
+                        error = Some(failed(&format!("reading topic `{}`", self.topic.name), &failure));
+                    }
+                    // The client keeps trying by itself.
+                    Err(failure) => tracing::warn!(topic = self.topic.name, error = %failure, "kafka: reading is disturbed"),
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => ended.extend(usize::try_from(partition)),
-                Some(Err(failure)) if lasting(&failure) => {
-                    error = Some(failed(&format!("reading topic `{}`", self.topic.name), &failure));
-                }
-                // The client keeps trying by itself.
-                Some(Err(failure)) => tracing::warn!(topic = self.topic.name, error = %failure, "kafka: reading is disturbed"),
+            }
+            if taken.is_empty() && ended.is_empty() && error.is_none() {
+                continue;
             }
             for partition in &ended {
                 self.remember_end(*partition);
@@ -187,6 +208,8 @@ impl Filler {
                 self.between.emptied.wait_for(&mut buffer, Duration::from_millis(250));
             }
             let woke = buffer.records.is_empty();
+            let passed = |record: &Incoming| self.ends.get(record.partition as usize).is_none_or(|end| record.offset + 1 >= *end);
+            ended.extend(taken.iter().filter(|record| passed(record)).map(|record| record.partition as usize));
             for record in taken {
                 buffer.bytes += record.size();
                 buffer.records.push_back(record);

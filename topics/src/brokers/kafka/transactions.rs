@@ -1,30 +1,69 @@
 //! A transactional producer, and how its transactions end.
 
-use super::config::{CALL, Heard, KafkaOptions, failed};
+use super::config::{CALL, KafkaOptions, failed};
 use super::record::{self, Outgoing};
 use crate::broker::BrokerError;
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::time::Duration;
 
+/// Hears of records that were not delivered, where no transaction would fail of it.
+#[derive(Default)]
+struct Undelivered {
+    first: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for Undelivered {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka: a connection is disturbed");
+    }
+}
+
+impl ProducerContext for Undelivered {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.first.lock().get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
 /// Who may write under one transactional id; opening another one under it fences this one.
 pub(super) struct Transactions {
-    producer: ThreadedProducer<Heard>,
+    producer: ThreadedProducer<Undelivered>,
+    /// Transactions, or records that are acknowledged and no more.
+    real: bool,
 }
 
 impl Transactions {
     /// Opens `id`: fences whoever had it, whose open transaction is aborted.
     pub(super) fn open(options: &KafkaOptions, id: &str) -> Result<Transactions, BrokerError> {
         let what = format!("opening the transactional id `{}{id}`", options.prefix);
-        let producer: ThreadedProducer<Heard> =
-            options.transactional(id).create_with_context(Heard).map_err(|e| failed(&what, &e))?;
+        let settings = options.transactional(id);
+        let producer: ThreadedProducer<Undelivered> =
+            settings.create_with_context(Undelivered::default()).map_err(|e| failed(&what, &e))?;
         producer.init_transactions(CALL * 3).map_err(|e| failed(&what, &e))?;
-        Ok(Transactions { producer })
+        Ok(Transactions { producer, real: true })
+    }
+
+    /// The same calls without transactions, nobody is fenced.
+    pub(super) fn without(options: &KafkaOptions) -> Result<Transactions, BrokerError> {
+        let mut settings = options.producer();
+        settings.set("linger.ms", "1").set("delivery.report.only.error", "true");
+        let producer = settings.create_with_context(Undelivered::default()).map_err(|e| failed("opening a producer", &e))?;
+        Ok(Transactions { producer, real: false })
     }
 
     pub(super) fn begin(&self) -> Result<(), BrokerError> {
+        if !self.real {
+            return Ok(());
+        }
         self.producer.begin_transaction().map_err(|e| failed("beginning a transaction", &e))
     }
 
@@ -45,7 +84,17 @@ impl Transactions {
             waited += nap;
             nap = (nap * 2).min(Duration::from_millis(5));
         }
-        Ok(())
+        if self.real {
+            // Of a record that was not delivered the commit says why.
+            return Ok(());
+        }
+        let undelivered = self.producer.context().first.lock().take();
+        undelivered.map_or(Ok(()), |error| Err(failed("writing", &error)))
+    }
+
+    /// Where there are no transactions: what was sent so far is stored before what follows.
+    pub(super) fn then(&self) -> Result<(), BrokerError> {
+        if self.real { Ok(()) } else { self.acknowledged() }
     }
 
     /// Puts a group's offsets into the transaction. The group refuses a member of an earlier
@@ -53,6 +102,9 @@ impl Transactions {
     /// generation sees that a transaction is open.
     pub(super) fn offsets(&self, list: &TopicPartitionList, member: &ConsumerGroupMetadata) -> Result<(), BrokerError> {
         self.acknowledged()?;
+        if !self.real {
+            return Ok(());
+        }
         let sent = self.producer.send_offsets_to_transaction(list, member, CALL);
         sent.map_err(|e| failed("the offsets of the share of the work", &e))
     }
@@ -60,6 +112,9 @@ impl Transactions {
     /// Commits, again where the outcome is not known yet.
     pub(super) fn commit(&self) -> Result<(), BrokerError> {
         self.acknowledged()?;
+        if !self.real {
+            return Ok(());
+        }
         for _ in 0..5 {
             match self.producer.commit_transaction(CALL) {
                 Ok(()) => return Ok(()),
@@ -74,7 +129,9 @@ impl Transactions {
 
     /// Aborts; where that fails too, whoever opens the id next does it.
     pub(super) fn abort(&self) {
-        if let Err(error) = self.producer.abort_transaction(CALL) {
+        if self.real
+            && let Err(error) = self.producer.abort_transaction(CALL)
+        {
             tracing::debug!(%error, "kafka: the transaction could not be aborted; who opens its id next does it");
         }
     }
