@@ -53,6 +53,18 @@ async fn r17_r19_kills_of_the_server_and_of_send_change_nothing() {
     kills::at_random_moments(kafka.start(), folder.path(), 20_261_123, RUN, 900).await;
 }
 
+/// How many of the lines are good events of the topic of messages.
+fn of_messages(lines: &str) -> u64 {
+    let good = lines.lines().filter(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let ty = event["type"].as_str().unwrap();
+        let length = event["payload"]["content"].as_str().map(|content| content.chars().count());
+        ["MESSAGE_SENT", "MESSAGE_EDITED", "MESSAGE_DELETED", "REACTION_ADDED"].contains(&ty)
+            && length.is_none_or(|length| (1..=10_000).contains(&length))
+    });
+    good.count() as u64
+}
+
 /// Python's client, read_committed, while our process is killed in the middle of commits.
 async fn r19_another_client_sees_each_output_once() {
     let kafka = Kafka::named("other");
@@ -75,7 +87,7 @@ async fn r19_another_client_sees_each_output_once() {
     }
     let server = start.run(&data);
     settled(&server, send, &expected).await;
-    let sent: u64 = expected.activity.values().map(|(messages, ..)| messages).sum();
+    let sent = of_messages(&std::fs::read_to_string(&file).unwrap());
     for (topic, records) in [("analytics.channel-activity", None), ("QuikApp.messages", Some(sent))] {
         let python = std::env::var("QUIKFLOW_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let mut command = std::process::Command::new(python);
