@@ -294,7 +294,7 @@ mod plain {
                 let host = url.rsplit_once('/').map_or(url, |(host, _)| host);
                 let client = clickhouse::Client::default().with_url(host);
                 client.query(&format!("CREATE DATABASE IF NOT EXISTS {space}")).execute().await?;
-                let table = format!("{space}.{table}");
+                let client = client.with_database(space);
                 let create = format!(
                     "CREATE TABLE {table} (messageId String, channelId String, workspaceId String, userId String,
                      content String, length Int64, at Int64) ENGINE = MergeTree ORDER BY (channelId, messageId)
@@ -335,7 +335,7 @@ mod plain {
                     }
                 }
                 Prepared::Elastic(transport, index) => {
-                    for share in rows.chunks(2_000) {
+                    for share in rows.chunks(4_096) {
                         let mut lines = String::new();
                         for row in share {
                             lines.push_str(&format!("{{\"index\":{{\"_id\":\"{}\"}}}}\n", row.key()));

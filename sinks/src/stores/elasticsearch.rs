@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const NAME: &str = "elasticsearch";
-/// Rows and bytes of one request.
-const AT_ONCE: (usize, usize) = (2_000, 8 << 20);
+/// Rows and bytes of one request: a batch of the runner's, as a rule.
+const AT_ONCE: (usize, usize) = (4_096, 8 << 20);
 /// Longer texts are not indexed as a whole: the index takes 32,766 bytes.
 const LONGEST: usize = 8_191;
 
@@ -353,9 +353,12 @@ impl Backend for Elastic {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let path = format!("/{}/_bulk?refresh=true&require_alias=true", self.alias(layout));
         let mut outcomes = Vec::with_capacity(puts.len());
-        for share in shares(puts, AT_ONCE.0, AT_ONCE.1) {
+        let shares = shares(puts, AT_ONCE.0, AT_ONCE.1);
+        // One refresh shows them all.
+        let alone = shares.len() == 1;
+        let path = format!("/{}/_bulk?refresh={alone}&require_alias=true", self.alias(layout));
+        for share in shares {
             let words = Elastic::words(layout, &share)?;
             let mut lines = String::new();
             for (Put { row, guard }, words) in share.iter().zip(words) {
@@ -397,6 +400,9 @@ impl Backend for Elastic {
                     }
                 });
             }
+        }
+        if !alone {
+            self.good(self.ask(Method::Post, &format!("/{}/_refresh", self.alias(layout)), &Json::Null).await?)?;
         }
         Ok(outcomes)
     }

@@ -1,16 +1,16 @@
 //! MySQL (and MariaDB): a table a sink, a row a key, through `sqlx`.
 //!
-//! Rows are locked, compared with their guards, and written by `INSERT … ON DUPLICATE KEY UPDATE`
-//! whose assignments hold the guard once more. Keys are binary, as MySQL's texts compare with
+//! Rows are inserted as they are while keys are new; else locked, compared with their guards, and
+//! written by `INSERT … ON DUPLICATE KEY UPDATE` whose assignments hold the guard once more. Keys are binary, as MySQL's texts compare with
 //! padding. Times are microseconds. Reads go to the replica where one is set, offsets included, so
 //! that `as_of` is of what the replica holds. Shared tables come by migrations; values are bound.
 
 mod faults;
+mod write;
 
 use super::layout::Layout;
 use super::remote::read::ByPage;
-use super::remote::write::shares;
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
+use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable};
 use crate::store::{ScanRequest, StoreError};
 use faults::{fault, number_of, replica_fault};
 use parking_lot::Mutex;
@@ -28,19 +28,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use write::LONGEST_KEY;
 
 const NAME: &str = "mysql";
-/// Bytes of one statement; servers take 16 MiB and more.
-const BYTES: usize = 4 << 20;
-/// Holes that a statement may have are 65,535.
-const HOLES: usize = 60_000;
-/// Deadlocks in a row that are tried again at once.
-const TRIES: usize = 5;
 /// How long a replica may take before the primary is asked, and for how long it is left alone then.
 const PATIENCE: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(10);
-/// The longest key, in bytes, that an index takes.
-const LONGEST_KEY: usize = 3_000;
 const NOTES: &str = "CREATE TABLE IF NOT EXISTS _quikflow_notes (name VARBINARY(700) PRIMARY KEY, text LONGTEXT \
                      CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL) ENGINE = InnoDB";
 
@@ -53,6 +46,9 @@ pub(crate) struct Sql {
     clock: SharedClock,
     /// Until when the replica is left alone, in the clock's monotonic time.
     away_until: Mutex<Duration>,
+    /// By sink: whether keys of the newest batch were there already. Where none was, rows are inserted
+    /// without a look.
+    seen: Mutex<BTreeMap<String, bool>>,
 }
 
 fn quoted(name: &str) -> String {
@@ -99,16 +95,6 @@ fn stored(layout: &Layout, row: &MySqlRow) -> Result<Stored, Error> {
     })
 }
 
-fn bind_value(list: &mut sqlx::query_builder::Separated<'_, MySql, &'static str>, ty: FieldType, value: &Value) {
-    match (ty, value) {
-        (FieldType::Float, Value::Real(r)) => list.push_bind(*r),
-        (FieldType::Float, Value::Integer(i)) => list.push_bind(*i as f64),
-        (FieldType::Int | FieldType::Bool | FieldType::Timestamp, Value::Integer(i)) => list.push_bind(*i),
-        (FieldType::String | FieldType::Json | FieldType::StringList, Value::Text(t)) => list.push_bind(t.clone()),
-        _ => list.push_bind(None::<i64>),
-    };
-}
-
 impl Sql {
     /// The server at `url`; nothing is asked of it yet.
     pub(crate) fn new(url: &str, replica: Option<&str>) -> Result<Sql, StoreError> {
@@ -118,7 +104,15 @@ impl Sql {
         let replica = replica.map(|r| if r.get_database().is_some() { r } else { r.database(&database) });
         let primary = primary.database(&database);
         let clock = SystemClock::shared();
-        Ok(Sql { primary, database, replica, pools: Default::default(), clock, away_until: Mutex::default() })
+        Ok(Sql {
+            primary,
+            database,
+            replica,
+            pools: Default::default(),
+            clock,
+            away_until: Mutex::default(),
+            seen: Mutex::default(),
+        })
     }
 
     async fn pool(&self) -> Result<&MySqlPool, StoreError> {
@@ -160,55 +154,6 @@ impl Sql {
     async fn note_from(&self, pool: &MySqlPool, name: &str) -> Result<Option<String>, StoreError> {
         let found = sqlx::query("SELECT text FROM _quikflow_notes WHERE name = ?").bind(name.as_bytes()).fetch_optional(pool);
         found.await.map_err(fault)?.map(|row| row.try_get(0).map_err(fault)).transpose()
-    }
-
-    /// Writes rows in one transaction.
-    async fn put_share(&self, pool: &MySqlPool, layout: &Layout, share: &[Put]) -> Result<Vec<PutOutcome>, Error> {
-        let table = quoted(&layout.sink.name);
-        let mut change = pool.begin().await?;
-        let mut sql = QueryBuilder::<MySql>::new(format!("SELECT _k, _v, _rev FROM {table} WHERE _k IN ("));
-        let mut list = sql.separated(", ");
-        for put in share {
-            list.push_bind(put.row.key.as_bytes().to_vec());
-        }
-        sql.push(") ORDER BY _k FOR UPDATE");
-        let mut there: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
-        for row in sql.build().fetch_all(&mut *change).await? {
-            there.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
-        }
-        let (mut taken, mut outcomes) = (Vec::with_capacity(share.len()), Vec::with_capacity(share.len()));
-        for put in share {
-            let old = there.get(put.row.key.as_bytes());
-            let holds = match put.guard {
-                Guard::Newer => old.is_none_or(|(version, _)| put.row.base > *version),
-                Guard::Absent => old.is_none(),
-                Guard::Revision(revision) => old.map(|(_, revision)| *revision) == revision,
-            };
-            outcomes.push(if put.row.key.len() > LONGEST_KEY {
-                let message = format!("the key is longer than {LONGEST_KEY} bytes");
-                PutOutcome::Rejected { code: "key_too_long".into(), message }
-            } else if holds {
-                taken.push(put);
-                PutOutcome::Done
-            } else {
-                PutOutcome::Lost
-            });
-        }
-        if let Some(first) = taken.first() {
-            let mut sql = QueryBuilder::<MySql>::new(format!("INSERT INTO {table} ({}) ", names(layout)));
-            sql.push_values(&taken, |mut list, Put { row, .. }| {
-                list.push_bind(row.key.as_bytes().to_vec()).push_bind(row.base).push_bind(i64::from(row.gone));
-                list.push_bind(row.arrival).push_bind(row.revision).push_bind(row.versions.clone()).push_bind(row.sets.clone());
-                for (column, value) in layout.columns.iter().zip(&row.values) {
-                    bind_value(&mut list, column.ty, value);
-                }
-            });
-            // The guards of a batch are of one kind.
-            sql.push(on_duplicate(layout, first.guard));
-            sql.build().execute(&mut *change).await?;
-        }
-        change.commit().await?;
-        Ok(outcomes)
     }
 
     async fn rows(&self, pool: &MySqlPool, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
@@ -310,22 +255,6 @@ fn names(layout: &Layout) -> String {
 
 fn select(layout: &Layout) -> String {
     format!("SELECT {} FROM {} WHERE ", names(layout), quoted(&layout.sink.name))
-}
-
-/// What an insert does where the key is there: the guard once more, in every assignment. MySQL
-/// assigns from left to right, so what the guard looks at comes last.
-fn on_duplicate(layout: &Layout, guard: Guard) -> String {
-    let (holds, last) = match guard {
-        Guard::Absent => return " ON DUPLICATE KEY UPDATE _k = _k".to_owned(),
-        Guard::Newer => ("VALUES(_v) > _v", "_v"),
-        Guard::Revision(_) => ("VALUES(_rev) = _rev + 1", "_rev"),
-    };
-    let mut all: Vec<String> = ["_v", "_gone", "_arr", "_rev", "_vs", "_sets"].map(str::to_owned).into();
-    all.retain(|name| name != last);
-    all.extend(layout.columns.iter().map(|c| quoted(&c.name)));
-    all.push(last.to_owned());
-    let each: Vec<String> = all.iter().map(|name| format!("{name} = IF({holds}, VALUES({name}), {name})")).collect();
-    format!(" ON DUPLICATE KEY UPDATE {}", each.join(", "))
 }
 
 #[async_trait::async_trait]
@@ -445,19 +374,7 @@ impl Backend for Sql {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let pool = self.pool().await?;
-        let mut outcomes = Vec::with_capacity(puts.len());
-        for share in shares(puts, (HOLES / (layout.columns.len() + 7)).min(500), BYTES) {
-            let mut tries = 0;
-            outcomes.extend(loop {
-                match self.put_share(pool, layout, &share).await {
-                    // Another writer of new keys waits for the same gaps: one of the two begins again.
-                    Err(error) if number_of(&error) == 1213 && tries < TRIES => tries += 1,
-                    done => break done.map_err(fault)?,
-                }
-            });
-        }
-        Ok(outcomes)
+        self.put_all(layout, puts).await
     }
 
     async fn page(&self, layout: &Layout, wanted: &Select) -> Result<Vec<Stored>, StoreError> {

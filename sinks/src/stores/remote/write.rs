@@ -133,11 +133,15 @@ async fn merge<B: Backend + ?Sized>(
 ) -> Result<(), StoreError> {
     // Keys of which some row was refused: one row at a time, to find it.
     let mut narrow: BTreeSet<String> = BTreeSet::new();
-    let mut quarrels = 0;
+    let (mut quarrels, mut hopeful) = (0, true);
     while !pending.is_empty() && quarrels < ROUNDS {
         let keys: Vec<String> = pending.keys().cloned().collect();
-        let found: BTreeMap<String, Stored> =
-            backend.fetch(layout, &keys).await?.into_iter().map(|row| (row.key.clone(), row)).collect();
+        // What begins with the event that makes a row is most often not there yet: it is written as new
+        // without a look, and read only where that was wrong.
+        let begins = |key: &String| pending[key].first().is_some_and(|(_, row)| makes(rules, &input.kind(*row)));
+        let doubtful: Vec<String> = keys.iter().filter(|key| !(hopeful && begins(key))).cloned().collect();
+        let rows = if doubtful.is_empty() { Vec::new() } else { backend.fetch(layout, &doubtful).await? };
+        let found: BTreeMap<String, Stored> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
         let (mut puts, mut chosen) = (Vec::new(), Vec::new());
         for key in keys {
             let Some(rows) = pending.get(&key) else { continue };
@@ -174,6 +178,7 @@ async fn merge<B: Backend + ?Sized>(
             chosen.push((key, moved));
         }
         if puts.is_empty() {
+            hopeful = false;
             continue;
         }
         let mut lost = false;
@@ -200,7 +205,8 @@ async fn merge<B: Backend + ?Sized>(
                 },
             }
         }
-        quarrels += usize::from(lost);
+        quarrels += usize::from(lost && !hopeful);
+        hopeful = false;
     }
     Ok(())
 }
@@ -221,6 +227,11 @@ fn opened(store: &'static str, layout: &Layout, stored: Option<&Stored>) -> Resu
         store,
         message: format!("the versions of a row of sink `{}` cannot be read: {e}", layout.sink.name),
     })
+}
+
+/// Whether an event of this type makes a row of its own, rather than replacing what may be there.
+fn makes(rules: &BTreeMap<String, Rule>, kind: &str) -> bool {
+    kind != "ROW" && rules.get(kind).is_some_and(|rule| rule.create)
 }
 
 fn rule_of<'r>(rules: &'r BTreeMap<String, Rule>, kind: &str) -> &'r Rule {
