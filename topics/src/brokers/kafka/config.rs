@@ -114,6 +114,8 @@ impl KafkaOptions {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", "quikflow").set("log_level", "4");
         config.set("broker.address.family", "any").set("reconnect.backoff.max.ms", "1000");
+        // A broker that has just started tells of topics without partitions or leaders: that is soon asked again.
+        config.set("topic.metadata.refresh.interval.ms", "5000").set("metadata.max.age.ms", "15000");
         let protocol = match (self.login.is_some(), self.tls) {
             (false, false) => "plaintext",
             (false, true) => "ssl",
@@ -189,6 +191,8 @@ pub(super) fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, Kafka
                 | RDKafkaErrorCode::UnknownPartition
                 | RDKafkaErrorCode::ReplicaNotAvailable
                 | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
                 | RDKafkaErrorCode::CoordinatorLoadInProgress
                 | RDKafkaErrorCode::CoordinatorNotAvailable
                 | RDKafkaErrorCode::NotCoordinator
