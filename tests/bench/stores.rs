@@ -4,6 +4,8 @@
 //! `cargo test --workspace --features full --bench stores -- [STORE] [--rows N]`; each server is named by
 //! `QUIKFLOW_TEST_…`, and one that is not named is left out.
 
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "figures are printed, and taken from the real clock")]
+
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array};
 use arrow::array::{BooleanArray, Int64Array, new_null_array};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -250,7 +252,7 @@ mod plain {
     pub(crate) enum Prepared {
         Mongo(::mongodb::Collection<Document>),
         Elastic(Transport, String),
-        ClickHouse(clickhouse::Client, String),
+        ClickHouse(Box<clickhouse::Client>, String),
         Redis(redis::aio::MultiplexedConnection, String),
         MySql(sqlx::MySqlPool, String),
     }
@@ -301,7 +303,7 @@ mod plain {
                      SETTINGS fsync_after_insert = 1"
                 );
                 client.query(&create).execute().await?;
-                Prepared::ClickHouse(client, table)
+                Prepared::ClickHouse(Box::new(client), table)
             }
             "redis" => {
                 let client = redis::Client::open(url.split('?').next().unwrap_or(url))?;
