@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::kills::{settled, slow_send};
+use support::random::Random;
 use support::traffic::generated;
 use support::{Server, Start, client, free_ports, harness};
 
@@ -79,30 +80,37 @@ impl Drop for Disk {
     }
 }
 
-/// What a single event is answered; none: no answer.
-async fn one(server: &Server, number: u32) -> Option<(u16, String)> {
-    let event = format!(
-        r#"{{"type":"USER_TYPING","payload":{{"userId":"u","channelId":"c-{number}"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
-    );
-    let request = client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/json").body(event);
+/// What a request of a hundred events of 8 KiB is answered; none: no answer. What a commit has to
+/// write fits into the file that earlier ones left for a while, so it takes many to feel that the disk is full.
+async fn many(server: &Server, random: &mut Random) -> Option<(u16, String)> {
+    let mut body = String::new();
+    for _ in 0..100 {
+        let noise: String = (0..512).map(|_| format!("{:016x}", random.below(u64::MAX))).collect();
+        body.push_str(&format!(
+            r#"{{"type":"USER_TYPING","payload":{{"userId":"u","channelId":"c","noise":"{noise}"}},"timestamp":"2026-01-01T00:00:00Z"}}"#
+        ));
+        body.push('\n');
+    }
+    let request = client().post(format!("{}/v1/events", server.ingest)).header("content-type", "application/x-ndjson").body(body);
     let answer = request.send().await.ok()?;
     Some((answer.status().as_u16(), answer.text().await.ok()?))
 }
 
 async fn a_full_disk_refuses_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = Disk::mount(&folder.path().join("disk"), 160);
+    let disk = Disk::mount(&folder.path().join("disk"), 256);
+    let mut random = Random(20_261_127);
     let (file, expected) = generated(folder.path(), 20_000);
     let start = disk.start();
     let mut server = start.run(&disk.mounted.join("data"));
     let send = slow_send(&file, start.ports.unwrap().0, 12);
-    for round in 0..2 {
+    for _ in 0..2 {
         std::thread::sleep(Duration::from_millis(2_500));
         disk.fill();
         let mut refused = None;
-        for number in 0..200 {
-            match one(&server, 1_000 * round + number).await {
-                Some((202, _)) => tokio::time::sleep(Duration::from_millis(20)).await,
+        for _ in 0..300 {
+            match many(&server, &mut random).await {
+                Some((202, _)) => {}
                 other => {
                     refused = other;
                     break;
@@ -111,7 +119,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
         }
         let (status, body) = refused.expect("every event was taken while the disk was full");
         assert_eq!(status, 503, "{body}");
-        assert!(body.contains("\"storage\""), "{body}");
+        assert!(body.contains("urn:quikflow:storage"), "{body}");
         std::thread::sleep(Duration::from_secs(2));
         assert!(server.ended().is_none(), "the process ended: {}", log(&disk));
         disk.free();

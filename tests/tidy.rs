@@ -124,10 +124,16 @@ fn no_unfinished_ignored_or_idle_tests() {
     for (file, text) in rust_files() {
         for (number, line) in text.lines().enumerate() {
             for word in words {
-                // killing a process after a random time, or freezing it for a while, is waiting for real time
-                let kills =
-                    ["tests/support/kills.rs", "tests/job_on_kafka.rs", "tests/job_on_stores.rs", "tests/support/traffic.rs"]
-                        .contains(&file.as_str());
+                // killing a process after a random time, or freezing it for a while, is waiting for real time;
+                // a benchmark measures it
+                let kills = [
+                    "tests/support/kills.rs",
+                    "tests/support/traffic.rs",
+                    "tests/job_on_kafka.rs",
+                    "tests/job_on_stores.rs",
+                    "tests/disk_full.rs",
+                ];
+                let kills = kills.contains(&file.as_str()) || file.starts_with("tests/bench/");
                 let waits_outside =
                     word.contains("sleep") && (kills || !(file.contains("tests") || line.contains("#[cfg(test)]")));
                 if line.contains(word) && !waits_outside && !line.trim_start().starts_with("//") {

@@ -57,6 +57,11 @@ pub struct Begun {
 }
 
 impl TopologyBooks {
+    /// Rows that left for keyed steps and for topics.
+    pub fn made(&self) -> u64 {
+        self.steps.iter().map(|step| step.sent).chain(self.outputs.iter().copied()).sum()
+    }
+
     /// Empty books for a topology.
     pub fn new(plan: &TopologyPlan) -> TopologyBooks {
         TopologyBooks {

@@ -1,10 +1,11 @@
 //! The threads around the workers: one makes epochs and hands them in, one commits them in order,
 //! one sleeps until the log moves. An idle engine sleeps in all of them.
 
-use super::books::keyed_nodes;
+use super::books::{TopologyBooks, keyed_nodes};
 use super::commit::Gatherer;
 use super::core::{Core, Effects};
 use super::graph::Graph;
+use super::pace::Pace;
 use super::recover::{Recovered, recover};
 use super::schedule::{Limits, MadeEpoch, Scheduler};
 use super::status::{TopologyStatus, Watch};
@@ -58,6 +59,7 @@ struct Driver {
     news: bool,
     /// When the last epoch was made.
     last_epoch: Option<Duration>,
+    pace: Pace,
 }
 
 /// A driver that runs.
@@ -151,6 +153,7 @@ fn drive(
         let (broker, inbox, ended) = (broker.clone(), inbox.clone(), ended.clone());
         spawn("engine-news", Box::new(move || tell_news(&broker, &inbox, &ended)))?
     };
+    let pace = Pace::new(options.max_epoch_rows);
     let mut driver = Driver {
         broker: broker.clone(),
         clock,
@@ -163,6 +166,7 @@ fn drive(
         seen: 0,
         news: true,
         last_epoch: None,
+        pace,
     };
     let outcome = driver.gather_workers(&commands, reports).and_then(|()| driver.run(reports));
     for command in &commands {
@@ -283,7 +287,8 @@ impl Driver {
             }
             self.seen = self.broker.wakeup().version();
             let bytes = self.options.max_epoch_bytes.min(self.options.in_flight_bytes - in_flight);
-            let limits = Limits { rows: self.options.max_epoch_rows, bytes, slice_rows: self.options.slice_rows };
+            let slice_rows = self.pace.slice_rows(self.options.slice_rows);
+            let limits = Limits { rows: self.pace.rows(), bytes, slice_rows };
             let made = self.scheduler.make(&self.clock, elapsed, limits)?;
             self.news = !self.scheduler.at_end();
             match made {
@@ -343,7 +348,9 @@ impl Driver {
                 break;
             }
             pending.complete = true;
-            let effects = pending.effects.iter_mut().filter_map(Option::take).collect();
+            let effects: Vec<Effects> = pending.effects.iter_mut().filter_map(Option::take).collect();
+            let made = effects.iter().flat_map(|effects| effects.books.values()).map(TopologyBooks::made).sum::<u64>();
+            self.pace.made(pending.made.rows, usize::try_from(made).unwrap_or(usize::MAX));
             let complete = Complete { made: pending.made.clone(), effects, started: pending.started };
             let sent = self.committer.send(complete);
             sent.map_err(|_| EngineError::Internal("the thread that commits has ended".to_owned()))?;

@@ -6,6 +6,7 @@
 //! * [`reading`], [`source`]: what is read together is decoded once
 //! * [`schedule`]: when an epoch is made, and of what; pure but for the log it reads
 //! * [`drive`]: the thread that makes epochs and hands them to the workers
+//! * [`pace`]: how many records an epoch takes
 //! * [`worker`], [`shell`]: timely
 //! * [`commit`]: what a complete epoch did becomes one commit
 //! * [`recover`]: what the last epoch left, and whether the plan may go on from it (R12)
@@ -25,6 +26,7 @@ mod drive;
 pub mod graph;
 pub mod original;
 pub mod output;
+pub mod pace;
 pub mod parcel;
 pub mod reading;
 pub mod recover;
