@@ -247,6 +247,14 @@ impl Redis {
         }
         Ok(found)
     }
+
+    /// The run of the server that answers, and the note of a sink's progress there.
+    async fn noted(&self, name: &str) -> Result<(String, Option<String>), StoreError> {
+        let mut connection = self.connection().await?;
+        let script = Script::new(BEGIN);
+        let mut call = script.prepare_invoke();
+        call.key(&self.prefix).arg(name).invoke_async(&mut connection).await.map_err(fault)
+    }
 }
 
 #[async_trait::async_trait]
@@ -293,22 +301,14 @@ impl Backend for Redis {
     }
 
     async fn begin(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let mut connection = self.connection().await?;
-        let script = Script::new(BEGIN);
-        let mut call = script.prepare_invoke();
-        let answer = call.key(&self.prefix).arg(name).invoke_async(&mut connection).await;
-        let (run, text): (String, Option<String>) = answer.map_err(fault)?;
+        let (run, text) = self.noted(name).await?;
         self.known.lock().insert(name.to_owned(), Known { run, there: text.is_some() });
         Ok(text)
     }
 
     async fn remembers(&self, name: &str) -> Result<(), StoreError> {
         let Some(known) = self.known.lock().get(name).cloned() else { return Ok(()) };
-        let mut connection = self.connection().await?;
-        let script = Script::new(BEGIN);
-        let mut call = script.prepare_invoke();
-        let answer = call.key(&self.prefix).arg(name).invoke_async(&mut connection).await;
-        let (run, text): (String, Option<String>) = answer.map_err(fault)?;
+        let (run, text) = self.noted(name).await?;
         if run == known.run && (text.is_some() || !known.there) { Ok(()) } else { Err(StoreError::Forgot { store: NAME }) }
     }
 
