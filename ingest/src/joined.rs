@@ -1,9 +1,9 @@
 //! Single events of requests under way, joined: one batch of columns and one append for all of them.
 //!
-//! One joined append is under way at a time; what comes meanwhile waits and goes with the next: two
-//! at a time made more and smaller commits. So a request alone goes at once, and among many the cost of a batch and of its commit is
-//! shared. Each request has its own answer: a refused event, or an id that came before with another
-//! content (R16), refuses its request alone.
+//! One joined append is under way at a time; what comes meanwhile waits and goes with the next (two at
+//! a time made more and smaller commits). So a request alone goes at once, and among many the cost of
+//! a batch and of its commit is shared. Each request has its own answer: a refused event, or an id
+//! that came before with another content (R16), refuses its request alone.
 //!
 //! **Invariant**: what waits holds its room in the door's budget, so it is bounded by it.
 

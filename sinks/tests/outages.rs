@@ -10,17 +10,15 @@
 
 mod common;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
 use common::proxy::{Proxy, Way};
 use common::{Model, Plan, harness, rows_of};
 use quikflow_sinks::runner::{RunnerOptions, SinkRunner, SinkSetup};
 use quikflow_sinks::store::{ItemOutcome, Store, StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::Stores;
-use quikflow_topics::broker::{Append, Broker, TopicRows};
+use quikflow_topics::broker::Broker;
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SystemClock;
-use quikflow_topics::schema;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,24 +132,6 @@ async fn a_store_that_hangs_at_the_start_is_waited_for_once(store: &'static str)
     }
 }
 
-/// Appends rows to a topic, each of a key of its own.
-fn append(broker: &EmbeddedBroker, topic: &Arc<TopicSpec>, values: std::ops::Range<i64>) {
-    let count = (values.end - values.start) as usize;
-    let keys = || Arc::new(StringArray::from_iter_values(values.clone().map(|v| format!("k{v:04}")))) as ArrayRef;
-    let times = || Arc::new(TimestampMicrosecondArray::from(vec![60_000_000; count]).with_timezone("UTC")) as ArrayRef;
-    let spec = topic.append_schema();
-    let columns = spec.fields().iter().map(|f| match f.name().as_str() {
-        schema::KEY | "k" => keys(),
-        schema::EVENT_TIME | "window_start" => times(),
-        schema::TYPE => Arc::new(StringArray::from_iter_values(values.clone().map(|_| "ROW"))) as ArrayRef,
-        "value" => Arc::new(Int64Array::from_iter_values(values.clone())) as ArrayRef,
-        _ => new_null_array(f.data_type(), count),
-    });
-    let rows = RecordBatch::try_new(spec.clone(), columns.collect()).expect("a batch");
-    let rows = vec![TopicRows { topic: topic.clone(), rows }];
-    broker.append(Append { rows, ..Append::default() }).expect("taken").wait().expect("durable");
-}
-
 /// R14: an offset never outlives its rows. A Redis that was emptied, or that began again without its
 /// data, is written again from the start, whether or not new records come.
 fn r14_redis_that_forgot_is_written_again() {
@@ -178,6 +158,7 @@ fn r14_redis_that_forgot_is_written_again() {
         let _entered = runtime.enter();
         SinkRunner::start(broker.clone(), stores.clone(), vec![setup], clock, options).expect("a runner")
     };
+    let append = |values| common::append(&*broker, &plan.topic, values, |_| 60_000_000);
     let holds = |wanted: i64, when: &str| {
         let mut found = Vec::new();
         for _ in 0..500 {
@@ -192,22 +173,22 @@ fn r14_redis_that_forgot_is_written_again() {
         }
         panic!("{when}: {} rows of {wanted}, {:?}", found.len(), runner.status());
     };
-    append(&broker, &plan.topic, 0..300);
+    append(0..300);
     holds(300, "written");
     // Emptied while nothing comes.
     assert_eq!(server.tell(&["FLUSHALL"]), "+OK\r\n");
     holds(300, "emptied");
     // Emptied while something comes.
-    append(&broker, &plan.topic, 300..400);
+    append(300..400);
     assert_eq!(server.tell(&["FLUSHALL"]), "+OK\r\n");
-    append(&broker, &plan.topic, 400..500);
+    append(400..500);
     holds(500, "emptied under way");
     // Killed, and without its data after that; nothing comes.
     server.kill();
     server.start_again();
     holds(500, "begun again");
     server.kill();
-    append(&broker, &plan.topic, 500..600);
+    append(500..600);
     server.start_again();
     holds(600, "begun again under way");
     assert!(runner.status().iter().all(|status| status.dead == 0 && !status.state.is_stopped()), "{:?}", runner.status());

@@ -10,9 +10,7 @@
 
 mod common;
 
-use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
-};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use common::{rows_of, sink};
 use parking_lot::Mutex;
@@ -20,13 +18,12 @@ use quikflow_sinks::runner::status::{Circuit, State};
 use quikflow_sinks::runner::{Rest, RunnerOptions, SinkRunner, SinkSetup};
 use quikflow_sinks::store::{ItemOutcome, SinkProgress, Store, StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::EmbeddedStores;
-use quikflow_topics::broker::{Append, Broker, ResetFrom, TopicRows};
+use quikflow_topics::broker::{Broker, ResetFrom};
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
 use quikflow_topics::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use quikflow_topics::dead_letter::{DeadLetterFilter, DeadLetterStatus};
 use quikflow_topics::ids::EventTime;
-use quikflow_topics::schema;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,23 +150,7 @@ impl World {
     }
 
     fn append(&self, values: std::ops::Range<i64>) {
-        let count = (values.end - values.start) as usize;
-        let keys = || Arc::new(StringArray::from_iter_values(values.clone().map(|v| format!("k{v:04}")))) as ArrayRef;
-        let times = || {
-            let times: Vec<i64> = values.clone().map(|v| 1_700_000_000_000_000 + v).collect();
-            Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")) as ArrayRef
-        };
-        let spec = self.setup.topic.append_schema();
-        let columns = spec.fields().iter().map(|f| match f.name().as_str() {
-            schema::KEY | "k" => keys(),
-            schema::EVENT_TIME | "window_start" => times(),
-            schema::TYPE => Arc::new(StringArray::from_iter_values(values.clone().map(|_| "ROW"))) as ArrayRef,
-            "value" => Arc::new(Int64Array::from_iter_values(values.clone())) as ArrayRef,
-            _ => new_null_array(f.data_type(), count),
-        });
-        let rows = RecordBatch::try_new(spec.clone(), columns.collect()).expect("a batch");
-        let rows = vec![TopicRows { topic: self.setup.topic.clone(), rows }];
-        self.broker.append(Append { rows, ..Append::default() }).expect("taken").wait().expect("durable");
+        common::append(&*self.broker, &self.setup.topic, values, |v| 1_700_000_000_000_000 + v);
     }
 
     fn start(&self, setup: SinkSetup) -> SinkRunner {

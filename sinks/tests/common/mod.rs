@@ -3,13 +3,16 @@
 
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+    new_null_array,
 };
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
 use quikflow_sinks::store::{ReadSide, ScanRequest, StoreError, WriteBatch};
 use quikflow_sinks::stores::{StoreUrls, Stores};
+use quikflow_topics::broker::{Append, Broker, TopicRows};
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
 use quikflow_topics::clock::ManualClock;
 use quikflow_topics::ids::EventTime;
+use quikflow_topics::schema;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -288,4 +291,25 @@ pub(crate) fn rows_of(side: &ReadSide, table: &str) -> Vec<(String, i64, i64)> {
     let mut rows: Vec<_> = scan.batches.flat_map(|b| triples(&b.expect("a batch"))).collect();
     rows.sort();
     rows
+}
+
+/// Appends a row for each value to a topic, each of a key of its own and a time, in microseconds.
+pub(crate) fn append(broker: &dyn Broker, topic: &Arc<TopicSpec>, values: std::ops::Range<i64>, time: impl Fn(i64) -> i64) {
+    let count = (values.end - values.start) as usize;
+    let keys = || Arc::new(StringArray::from_iter_values(values.clone().map(|v| format!("k{v:04}")))) as ArrayRef;
+    let times = || {
+        let times = TimestampMicrosecondArray::from_iter_values(values.clone().map(&time));
+        Arc::new(times.with_timezone("UTC")) as ArrayRef
+    };
+    let spec = topic.append_schema();
+    let columns = spec.fields().iter().map(|f| match f.name().as_str() {
+        schema::KEY | "k" => keys(),
+        schema::EVENT_TIME | "window_start" => times(),
+        schema::TYPE => Arc::new(StringArray::from_iter_values(values.clone().map(|_| "ROW"))) as ArrayRef,
+        "value" => Arc::new(Int64Array::from_iter_values(values.clone())) as ArrayRef,
+        _ => new_null_array(f.data_type(), count),
+    });
+    let rows = RecordBatch::try_new(spec.clone(), columns.collect()).expect("a batch");
+    let rows = vec![TopicRows { topic: topic.clone(), rows }];
+    broker.append(Append { rows, ..Append::default() }).expect("taken").wait().expect("durable");
 }

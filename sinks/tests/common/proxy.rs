@@ -56,7 +56,7 @@ impl Proxy {
         self.way.send_replace(way);
     }
 
-    /// Bytes that the server answered.
+    /// Bytes that the server answered and that were let through.
     pub(crate) fn passed(&self) -> u64 {
         self.passed.load(Ordering::SeqCst)
     }
@@ -89,10 +89,17 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
             read = from.read(&mut bytes) => read.unwrap_or(0),
             _ = cut.wait_for(|way| *way == Way::Cut) => 0,
         };
-        let open = way.wait_for(|way| *way != Way::Held).await.is_ok_and(|way| *way == Way::Open);
+        // Counted while the way cannot change: once it is held or cut nothing more is counted, late
+        // answers to what the client asked by itself included.
+        let open = match way.wait_for(|way| *way != Way::Held).await {
+            Ok(now) if *now == Way::Open => {
+                passed.fetch_add(read as u64, Ordering::SeqCst);
+                true
+            }
+            _ => false,
+        };
         if read == 0 || !open || to.write_all(&bytes[..read]).await.is_err() {
             return;
         }
-        passed.fetch_add(read as u64, Ordering::SeqCst);
     }
 }
