@@ -151,7 +151,7 @@ pub fn of_broker(error: &BrokerError) -> Problem {
             let problem = Problem::new(503, "closing", "the server is shutting down");
             problem.detail("nothing was written, send it again").retry_after(Duration::from_secs(1))
         }
-        BrokerError::Owned(_) | BrokerError::Storage(_) | BrokerError::Corrupt(_) => {
+        BrokerError::Owned(_) | BrokerError::Storage(_) | BrokerError::Unavailable(_) | BrokerError::Corrupt(_) => {
             tracing::error!(%error, "an append failed");
             let problem = Problem::new(503, "storage", "the log cannot be written");
             problem.detail("see the server's log").retry_after(Duration::from_secs(5))

@@ -14,7 +14,7 @@ use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatu
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::partitioner::partition_of;
 use quikflow_topics::schema::{ARRIVAL_TIME, EVENT_TIME, KEY, OFFSET, PARTITION};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -35,6 +35,8 @@ struct State {
     dead: Vec<DeadLetter>,
     epoch: Epoch,
     commits_left: Option<usize>,
+    /// Of the next commits, which are refused.
+    refused: VecDeque<bool>,
 }
 
 /// The broker.
@@ -54,6 +56,11 @@ impl MemoryBroker {
     /// process ended there. `None`: no limit.
     pub fn limit_commits(&self, commits: Option<usize>) {
         self.state.lock().commits_left = commits;
+    }
+
+    /// Each of the next commits is refused where `true`, as by a disk that is full for a while.
+    pub fn refuse_commits(&self, refused: impl IntoIterator<Item = bool>) {
+        self.state.lock().refused = refused.into_iter().collect();
     }
 
     /// Appends to the partition given instead of the keys' own.
@@ -287,6 +294,9 @@ impl Broker for MemoryBroker {
 
     fn commit_epoch(&self, commit: EpochCommit) -> Result<Ticket<()>, BrokerError> {
         let mut state = self.state.lock();
+        if state.refused.pop_front() == Some(true) {
+            return Err(BrokerError::Unavailable("the disk is full".to_owned()));
+        }
         match &mut state.commits_left {
             Some(0) => return Err(BrokerError::Closed),
             Some(left) => *left -= 1,

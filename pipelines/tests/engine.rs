@@ -11,6 +11,7 @@
 mod common;
 
 use common::{Number, append, ensure, numbers_of, plan, rows_of};
+use quikflow_pipelines::engine::supervise::Supervisor;
 use quikflow_pipelines::engine::{Engine, EngineError, EngineOptions, Hooks};
 use quikflow_pipelines::memory::MemoryBroker;
 use quikflow_topics::broker::Broker;
@@ -179,6 +180,39 @@ fn r5_killed_at_every_epoch_and_restored_with_other_workers() {
     }
     assert!(kills > 10, "{kills}");
     assert_eq!(world.answer(), expected);
+}
+
+#[test]
+fn r5_a_full_disk_is_waited_for_in_the_same_process() {
+    let numbers = input(23, 400);
+    let expected = whole(&numbers);
+    for seed in 1..=3 {
+        let mut random = Random(seed * 104_729);
+        let world = World::new();
+        world.append(&numbers, &mut random);
+        // One commit in four is refused, two after another at most.
+        let mut refused: Vec<bool> = (0..24).map(|_| random.below(4) == 0).collect();
+        (2..refused.len()).for_each(|at| refused[at] &= !(refused[at - 1] && refused[at - 2]));
+        refused[0] = true;
+        let failures = refused.iter().filter(|refused| **refused).count() as u64;
+        world.broker.refuse_commits(refused);
+        let options = EngineOptions { workers: 1 + (seed % 3) as usize, max_epoch_rows: 16, ..small(&mut random) };
+        let supervisor = Supervisor::start(plan(), world.broker.clone(), world.clock.clone(), options).unwrap();
+        let caught_up = || supervisor.status().is_some_and(|status| status.caught_up && status.in_flight == 0);
+        for _ in 0..1_000 {
+            if caught_up() {
+                break;
+            }
+            world.broker.wakeup().wait(world.broker.wakeup().version(), Duration::from_millis(20));
+        }
+        assert!(caught_up(), "seed {seed}: {:?} {:?}", supervisor.failure(), supervisor.waiting());
+        let status = supervisor.status().unwrap();
+        assert_eq!(status.topologies[0].unbalanced, Vec::<String>::new(), "R20, seed {seed}");
+        assert_eq!(status.topologies[0].books.sources, [numbers.len() as u64], "R20: counted once, seed {seed}");
+        assert_eq!(supervisor.shares().1, 1 + failures, "seed {seed}: each refusal starts the engine again");
+        supervisor.stop().unwrap();
+        assert_eq!(world.answer(), expected, "seed {seed}");
+    }
 }
 
 #[test]

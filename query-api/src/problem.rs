@@ -98,6 +98,11 @@ impl From<BrokerError> for Problem {
             BrokerError::Busy(after) => {
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", "the log is busy, try again").retry_after(after)
             }
+            BrokerError::Unavailable(_) => {
+                tracing::error!(%error, "the log cannot be read");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage", "the log cannot be read now, try again")
+                    .retry_after(Duration::from_secs(5))
+            }
             BrokerError::Closed => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the process is shutting down"),
             other => Problem::internal(other),
         }

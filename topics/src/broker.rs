@@ -61,6 +61,9 @@ pub enum BrokerError {
     /// The disk or the database refused.
     #[error("the log cannot be written or read: {0}")]
     Storage(String),
+    /// The disk is full or does not answer at the moment; nothing was written, and it may go again later.
+    #[error("the log cannot be written or read now: {0}")]
+    Unavailable(String),
     /// The broker is shutting down.
     #[error("the log is closed")]
     Closed,

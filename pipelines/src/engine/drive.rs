@@ -115,12 +115,15 @@ pub(crate) fn start(
     let to_driver = inbox.clone();
     let kept = graph.clone();
     let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        let watch_end = watch.clone();
+        let (watch_end, on_end) = (watch.clone(), options.on_end.clone());
         let outcome = drive(graph, broker, clock, options, scheduler, gatherer, states, watch, to_driver, &reports);
         if let Err(error) = outcome {
             watch_end.fail(error);
         }
         watch_end.ended();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
     });
     let driver = thread.map_err(|error| EngineError::Internal(error.to_string()))?;
     Ok(Started { inbox, driver, graph: kept })
@@ -169,6 +172,7 @@ fn drive(
         pace,
     };
     let outcome = driver.gather_workers(&commands, reports).and_then(|()| driver.run(reports));
+    let outcome = outcome.map_err(|error| cause(error, reports));
     for command in &commands {
         // A worker that has ended takes no command.
         command.send(Command::Stop).ok();
@@ -191,6 +195,18 @@ fn drive(
         }
     }
     outcome
+}
+
+/// A thread that is found to have ended has said why, before: that is the cause.
+fn cause(error: EngineError, reports: &Receiver<Report>) -> EngineError {
+    if !matches!(error, EngineError::Internal(_)) {
+        return error;
+    }
+    let said = |report| match report {
+        Report::Failed(error) => Some(error),
+        _ => None,
+    };
+    reports.try_iter().find_map(said).unwrap_or(error)
 }
 
 type Guards = timely::communication::WorkerGuards<()>;

@@ -108,6 +108,8 @@ pub struct EngineOptions {
     pub max_uncommitted: usize,
     /// Most stored bytes of slices in epochs that are not committed (R5).
     pub in_flight_bytes: usize,
+    /// Called when the engine has ended, asked to or not.
+    pub on_end: Option<Arc<dyn Fn() + Send + Sync>>,
     /// For tests.
     pub hooks: Hooks,
 }
@@ -122,6 +124,7 @@ impl Default for EngineOptions {
             slice_rows: 16_384,
             max_uncommitted: 3,
             in_flight_bytes: 48 << 20,
+            on_end: None,
             hooks: Hooks::default(),
         }
     }

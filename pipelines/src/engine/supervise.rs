@@ -1,10 +1,10 @@
 //! An engine for the shares of the work that this process has (R19).
 //!
-//! Where one process does all of the work there is one engine, and its failure is the process's.
-//! Where processes share it, shares come and go: the engine is stopped before a share is given up,
-//! and started anew for what is left. After an epoch that could not be committed (the broker was
-//! away, or another process has the share by now) everything in memory is thrown away and the engine
-//! starts again from the last commit, inside the same process.
+//! After an epoch that could not be committed (the disk is full, the broker was away, or another
+//! process has the share by now) everything in memory is thrown away and the engine starts again from
+//! the last commit, inside the same process; any other failure of the engine is the process's.
+//! Where processes share the work, shares come and go: the engine is stopped before a share is given
+//! up, and started anew for what is left.
 
 use super::status::EngineStatus;
 use super::{Engine, EngineError, EngineOptions};
@@ -12,12 +12,15 @@ use crate::plan::Plan;
 use parking_lot::{Condvar, Mutex};
 use quikflow_topics::broker::{Broker, BrokerError};
 use quikflow_topics::clock::SharedClock;
+use quikflow_topics::ids::Epoch;
 use quikflow_topics::share::{Membership, ShareHolder};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a running engine is looked at.
+/// How often a running engine is looked at where shares come and go.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often where there are none; an engine that ends is heard of at once.
+const LOOK_ALONE: Duration = Duration::from_secs(1);
 /// How long the start waits for shares before it says that it is ready without.
 const FIRST: usize = 100;
 /// The longest wait between two attempts to start.
@@ -25,10 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct State {
-    /// The shares that this process has; none before the group has said.
+    /// The shares that this process has; none before the group has said. Empty where the work is not shared.
     wanted: Option<Vec<u32>>,
     /// The shares that the engine runs.
     running: Option<Vec<u32>>,
+    /// The last epoch committed when the engine failed last.
+    failed_at: Option<Epoch>,
+    /// How long it waited last before it started again.
+    pause: Duration,
     /// Nothing is started any more.
     ended: bool,
     /// What starting again does not mend.
@@ -36,6 +43,14 @@ struct State {
     /// Why the engine does not run at the moment.
     waiting: Option<String>,
     restarts: u64,
+}
+
+impl State {
+    /// The next pause between two attempts to start.
+    fn longer(&mut self) -> Duration {
+        self.pause = (self.pause * 2).clamp(LOOK, PATIENCE);
+        self.pause
+    }
 }
 
 struct Inner {
@@ -49,7 +64,7 @@ struct Inner {
     turn: Mutex<()>,
     engine: Mutex<Option<Engine>>,
     state: Mutex<State>,
-    moved: Condvar,
+    moved: Arc<Condvar>,
 }
 
 /// Keeps an engine running. Dropping it stops the engine without draining, as a crash would.
@@ -93,12 +108,20 @@ impl Inner {
         }
     }
 
-    /// Starts an engine for these shares; the turn is held.
-    fn start_engine(&self, shares: Option<&[u32]>) -> Result<(), EngineError> {
+    /// Starts an engine for these shares, or for all of the work where it is not shared; the turn is held.
+    fn start_engine(&self, shares: &[u32]) -> Result<(), EngineError> {
         let (plan, broker, clock) = (self.plan.clone(), self.broker.clone(), self.clock.clone());
-        let engine = Engine::start_shares(plan, broker, clock, self.options.clone(), shares)?;
+        let moved = self.moved.clone();
+        let on_end = move || {
+            moved.notify_all();
+        };
+        let options = EngineOptions { on_end: Some(Arc::new(on_end)), ..self.options.clone() };
+        let engine = Engine::start_shares(plan, broker, clock, options, self.shared.then_some(shares))?;
         *self.engine.lock() = Some(engine);
-        self.state.lock().running = Some(shares.unwrap_or_default().to_vec());
+        let mut state = self.state.lock();
+        state.running = Some(shares.to_vec());
+        state.waiting = None;
+        state.restarts += 1;
         Ok(())
     }
 
@@ -107,65 +130,75 @@ impl Inner {
         self.engine.lock().as_ref().and_then(Engine::failure)
     }
 
-    /// Looks whether the engine is the one that should run; returns how long to wait before looking again.
-    fn look(&self, pause: Duration) -> Duration {
+    /// Puts away an engine that has failed. Returns how long to wait before the next start: not at all
+    /// where something was committed since the failure before.
+    fn put_away(&self) -> Option<Duration> {
+        let failed = self.engine.lock().as_ref().and_then(|engine| Some((engine.failure()?, engine.status().epoch)));
+        let (error, epoch) = failed?;
+        drop(self.engine.lock().take());
+        let mut state = self.state.lock();
+        state.running = None;
+        if !self.mends(&error) {
+            state.failure = Some(error);
+            return None;
+        }
+        tracing::warn!(%error, "the engine starts again from the last commit");
+        state.waiting = Some(error.to_string());
+        if state.failed_at.replace(epoch) != Some(epoch) {
+            state.pause = Duration::ZERO;
+            return None;
+        }
+        Some(state.longer())
+    }
+
+    /// Looks whether the engine is the one that should run; returns how long to rest after a failure.
+    fn look(&self) -> Option<Duration> {
         let _turn = self.turn.lock();
-        let failure = self.failed();
-        let (wanted, running, over) = {
+        if let Some(rest) = self.put_away() {
+            return Some(rest);
+        }
+        let wanted = {
             let state = self.state.lock();
-            (state.wanted.clone(), state.running.clone(), state.ended || state.failure.is_some())
+            let over = state.ended || state.failure.is_some() || state.wanted == state.running;
+            state.wanted.clone().filter(|_| !over)?
         };
-        if over || (failure.is_none() && wanted == running) {
-            return LOOK;
-        }
-        if let Some(error) = &failure {
-            tracing::warn!(%error, "the engine starts again from the last commit");
-        }
         self.stop_engine();
-        if let Some(error) = failure.filter(|error| !mends(error)) {
-            self.state.lock().failure = Some(error);
-            return LOOK;
+        let error = self.start_engine(&wanted).err()?;
+        let mut state = self.state.lock();
+        if !self.mends(&error) {
+            state.failure = Some(error);
+            return None;
         }
-        let Some(wanted) = wanted else { return LOOK };
-        match self.start_engine(Some(&wanted)) {
-            Ok(()) => {
-                let mut state = self.state.lock();
-                state.waiting = None;
-                state.restarts += 1;
-                LOOK
-            }
-            Err(error) if mends(&error) => {
-                tracing::warn!(%error, "the engine cannot be started yet");
-                self.state.lock().waiting = Some(error.to_string());
-                (pause * 2).clamp(LOOK, PATIENCE)
-            }
-            Err(error) => {
-                self.state.lock().failure = Some(error);
-                LOOK
-            }
-        }
+        tracing::warn!(%error, "the engine cannot be started yet");
+        state.waiting = Some(error.to_string());
+        Some(state.longer())
     }
 
     fn run(&self) {
-        let mut pause = LOOK;
         loop {
-            pause = self.look(pause);
+            let rest = self.look();
             self.moved.notify_all();
             let mut state = self.state.lock();
             if state.ended {
                 return;
             }
-            let asked = state.wanted != state.running && pause == LOOK && state.failure.is_none();
-            if !asked || state.wanted.is_none() {
-                self.moved.wait_for(&mut state, pause);
+            let due = state.wanted.is_some() && state.wanted != state.running && state.failure.is_none();
+            if rest.is_some() || !due {
+                let look = if self.shared { LOOK } else { LOOK_ALONE };
+                self.moved.wait_for(&mut state, rest.unwrap_or(look));
             }
         }
     }
-}
 
-/// Whether starting again from the last commit may mend it.
-fn mends(error: &EngineError) -> bool {
-    matches!(error, EngineError::Broker(BrokerError::Storage(_) | BrokerError::Closed | BrokerError::Busy(_)))
+    /// Whether starting again from the last commit may mend it.
+    fn mends(&self, error: &EngineError) -> bool {
+        match error {
+            EngineError::Broker(BrokerError::Unavailable(_)) => true,
+            // What another process may answer better, or the broker when it is back.
+            EngineError::Broker(BrokerError::Storage(_) | BrokerError::Closed | BrokerError::Busy(_)) => self.shared,
+            _ => false,
+        }
+    }
 }
 
 impl Supervisor {
@@ -189,16 +222,17 @@ impl Supervisor {
             turn: Mutex::default(),
             engine: Mutex::default(),
             state: Mutex::default(),
-            moved: Condvar::new(),
+            moved: Arc::default(),
         });
         let supervisor = Supervisor { inner: inner.clone(), membership: Mutex::default(), thread: Mutex::default() };
-        if !shared {
-            inner.start_engine(None)?;
-            return Ok(supervisor);
+        if shared {
+            *supervisor.membership.lock() = broker.join(inner.clone())?;
+        } else {
+            inner.state.lock().wanted = Some(Vec::new());
+            inner.start_engine(&[])?;
         }
-        *supervisor.membership.lock() = broker.join(inner.clone())?;
         let runner = inner.clone();
-        let thread = std::thread::Builder::new().name("engine-shares".to_owned()).spawn(move || runner.run());
+        let thread = std::thread::Builder::new().name("engine-starts".to_owned()).spawn(move || runner.run());
         *supervisor.thread.lock() = Some(thread.map_err(|error| EngineError::Internal(error.to_string()))?);
         let mut state = inner.state.lock();
         for _ in 0..FIRST {
@@ -222,7 +256,7 @@ impl Supervisor {
     /// Why nothing runs and nothing will, if so.
     pub fn failure(&self) -> Option<EngineError> {
         let failure = self.inner.state.lock().failure.clone();
-        failure.or_else(|| self.inner.failed().filter(|error| !self.inner.shared || !mends(error)))
+        failure.or_else(|| self.inner.failed().filter(|error| !self.inner.mends(error)))
     }
 
     /// What it waits for, if the engine does not run.
@@ -256,7 +290,7 @@ impl Supervisor {
             return Ok(done);
         }
         let done = work();
-        self.inner.start_engine(None)?;
+        self.inner.start_engine(&[])?;
         Ok(done)
     }
 
@@ -278,7 +312,7 @@ impl Supervisor {
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
-            tracing::warn!("the thread that follows the shares ended by a panic");
+            tracing::warn!("the thread that starts the engine ended by a panic");
         }
     }
 }

@@ -106,7 +106,9 @@ impl Task {
                     return Ok(done);
                 }
                 Err(BrokerError::Busy(after)) => ("the log is busy".to_owned(), Some(after)),
-                Err(error @ (BrokerError::Full { .. } | BrokerError::Storage(_))) => (error.to_string(), None),
+                Err(error @ (BrokerError::Full { .. } | BrokerError::Storage(_) | BrokerError::Unavailable(_))) => {
+                    (error.to_string(), None)
+                }
                 Err(other) => return Err(other.into()),
             };
             failed = true;

@@ -9,14 +9,17 @@
 
 use crate::broker::BrokerError;
 use crate::chunk::Damaged;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use std::path::Path;
 use std::time::Duration;
 
 impl From<rusqlite::Error> for BrokerError {
     fn from(e: rusqlite::Error) -> BrokerError {
         match e.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => BrokerError::Corrupt(e.to_string()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => BrokerError::Corrupt(e.to_string()),
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+                BrokerError::Unavailable(e.to_string())
+            }
             _ => BrokerError::Storage(e.to_string()),
         }
     }
