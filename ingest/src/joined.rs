@@ -1,9 +1,10 @@
 //! Single events of requests under way, joined: one batch of columns and one append for all of them.
 //!
 //! One joined append is under way at a time; what comes meanwhile waits and goes with the next (two at
-//! a time made more and smaller commits). So a request alone goes at once, and among many the cost of
-//! a batch and of its commit is shared. Each request has its own answer: a refused event, or an id
-//! that came before with another content (R16), refuses its request alone.
+//! a time made more and smaller commits). Those just answered are likely to ask again: the next append
+//! waits for most of them, a millisecond or two at most. So a request alone goes at once, and among
+//! many the cost of a batch and of its commit is shared. Each request has its own answer: a refused
+//! event, or an id that came before with another content (R16), refuses its request alone.
 //!
 //! **Invariant**: what waits holds its room in the door's budget, so it is bounded by it.
 
@@ -19,8 +20,11 @@ use quikflow_topics::failpoint;
 use quikflow_topics::json::Decoded;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
+/// How long an append waits for those just answered.
+const PATIENCE: Duration = Duration::from_millis(1);
 /// When others have run so often and none has joined, the append goes.
 const QUIET_TURNS: usize = 4;
 /// Most events of one.
@@ -39,28 +43,53 @@ struct Single {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Single>,
+    /// With so many waiting the next append goes.
+    enough: usize,
     /// Somebody works it off.
     worked: bool,
 }
 
 /// The requests that wait for the next append.
 #[derive(Default)]
-pub(crate) struct Joined(Mutex<Queue>);
+pub(crate) struct Joined {
+    queue: Mutex<Queue>,
+    /// Enough wait.
+    enough: Notify,
+}
 
 impl Joined {
     /// Lets a request wait; whether someone has to be set to work.
     fn push(&self, single: Single) -> bool {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         queue.waiting.push_back(single);
+        if queue.waiting.len() == queue.enough {
+            self.enough.notify_one();
+        }
         !std::mem::replace(&mut queue.worked, true)
+    }
+
+    /// Lets so many who were just answered ask again, beside those that wait already.
+    async fn wait_for(&self, answered: usize) {
+        let all_here = {
+            let mut queue = self.queue.lock();
+            let known = (queue.waiting.len() + answered).min(EVENTS);
+            // One in eight may be slow, or gone.
+            queue.enough = known - known / 8;
+            queue.waiting.len() >= queue.enough
+        };
+        if !all_here {
+            // The time being over is an answer too.
+            tokio::time::timeout(PATIENCE, self.enough.notified()).await.ok();
+        }
+        self.queue.lock().enough = 0;
     }
 
     /// Lets requests that are being read join, as long as more of them come.
     async fn settle(&self) {
-        let (mut had, mut quiet) = (self.0.lock().waiting.len(), 0);
+        let (mut had, mut quiet) = (self.queue.lock().waiting.len(), 0);
         while quiet < QUIET_TURNS && had < EVENTS {
             tokio::task::yield_now().await;
-            let have = self.0.lock().waiting.len();
+            let have = self.queue.lock().waiting.len();
             quiet = if have > had { 0 } else { quiet + 1 };
             had = have;
         }
@@ -68,7 +97,7 @@ impl Joined {
 
     /// What goes with the next append: requests of one principal, in the order they came.
     fn next(&self) -> Vec<Single> {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         let (mut singles, mut bytes): (Vec<Single>, usize) = (Vec::new(), 0);
         while let Some(next) = queue.waiting.front() {
             bytes += next.body.len();
@@ -93,14 +122,16 @@ impl Turn {
             if singles.is_empty() {
                 return;
             }
+            let answered = singles.len();
             carry(&self.0, singles).await;
+            self.0.joined.wait_for(answered).await;
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut queue = self.0.joined.0.lock();
+        let mut queue = self.0.joined.queue.lock();
         // Somebody may have come between the last look and now.
         queue.worked = !queue.waiting.is_empty() && tokio::runtime::Handle::try_current().is_ok();
         if queue.worked {
