@@ -1,8 +1,8 @@
 //! Redis: rows as hashes, indexes as sorted sets, unread counts as sets; Lua where atomic.
 //!
 //! All keys begin with `{prefix}` (the URL's `?prefix=…`, else `quikflow`), so that a cluster keeps
-//! them together. A row and all that is derived from it change in one script. Changed keys are
-//! published on `{prefix}:changes:<sink>`.
+//! them together. A row and all that is derived from it change in one script. The keys that a script
+//! has changed are published as a JSON array on `{prefix}:changes:<sink>`.
 //!
 //! Durability is the server's `appendfsync`: with `always`, what is acknowledged survives a crash
 //! of the machine; rows come before offsets in its log, so that no offset outlives its rows. Whatever
@@ -15,6 +15,7 @@ use super::remote::read::ByPage;
 use super::remote::write::{fits, from_object, to_object};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use quikflow_topics::ids::EventTime;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -26,16 +27,19 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 const NAME: &str = "redis";
-/// Rows a script changes at most: the server does nothing else meanwhile.
+/// Rows a script changes at most: the server does nothing else meanwhile, and Lua's stack holds them twice.
 const AT_ONCE: usize = 256;
+/// Scripts of a batch under way: the server works while the next ones are written.
+const UNDER_WAY: usize = 4;
 
 const PUT: &str = r"
 local p, sink, counts = KEYS[1], ARGV[1], ARGV[2]
-local out = {}
+local out, changed, keys, arrivals, times = {}, {}, {}, {}, {}
 local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
+local rows = at('row', '')
 for i = 3, #ARGV, 12 do
   local guard, want, key, base, gone, user = ARGV[i], ARGV[i+1], ARGV[i+2], ARGV[i+3], ARGV[i+4], ARGV[i+11]
-  local row = at('row', key)
+  local row = rows .. key
   local old = redis.call('HMGET', row, 'base', 'gone', 'rev', 'user')
   local ok
   if guard == 'n' then ok = not old[1] or old[1] < base
@@ -44,9 +48,12 @@ for i = 3, #ARGV, 12 do
   if ok then
     redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'vs', ARGV[i+7],
       'sets', ARGV[i+8], 'doc', ARGV[i+9], 'user', user)
-    redis.call('ZADD', at('keys'), 0, key)
-    redis.call('ZADD', at('arrival'), ARGV[i+5], key)
-    if gone == '0' then redis.call('ZADD', at('time'), ARGV[i+10], key) else redis.call('ZREM', at('time'), key) end
+    changed[#changed + 1] = key
+    keys[#keys + 1] = 0
+    keys[#keys + 1] = key
+    arrivals[#arrivals + 1] = ARGV[i+5]
+    arrivals[#arrivals + 1] = key
+    times[key] = gone == '0' and ARGV[i+10]
     if counts == '1' then
       local was = old[1] and old[2] == '0' and old[4] or ''
       local is = gone == '0' and user or ''
@@ -61,9 +68,24 @@ for i = 3, #ARGV, 12 do
         end
       end
     end
-    redis.call('PUBLISH', at('changes'), key)
   end
   out[#out + 1] = ok and 1 or 0
+end
+if #changed > 0 then
+  redis.call('ZADD', at('keys'), unpack(keys))
+  redis.call('ZADD', at('arrival'), unpack(arrivals))
+  local alive, gone = {}, {}
+  for key, time in pairs(times) do
+    if time then
+      alive[#alive + 1] = time
+      alive[#alive + 1] = key
+    else
+      gone[#gone + 1] = key
+    end
+  end
+  if #alive > 0 then redis.call('ZADD', at('time'), unpack(alive)) end
+  if #gone > 0 then redis.call('ZREM', at('time'), unpack(gone)) end
+  redis.call('PUBLISH', at('changes'), cjson.encode(changed))
 end
 return out";
 
@@ -248,6 +270,27 @@ impl Redis {
         Ok(found)
     }
 
+    /// Puts rows by one script; 1 for each that is stored, 0 for each whose guard forbids it.
+    async fn put_share(&self, mut connection: ConnectionManager, layout: &Layout, share: &[Put]) -> Result<Vec<u8>, StoreError> {
+        let mut call = self.put.prepare_invoke();
+        call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts));
+        for Put { row, guard } in share {
+            let (guard, wanted) = match guard {
+                Guard::Newer => ("n", String::new()),
+                Guard::Absent => ("a", String::new()),
+                Guard::Revision(revision) => ("r", revision.map_or_else(String::new, |r| r.to_string())),
+            };
+            let doc = serde_json::to_string(&to_object(layout, &row.values)).unwrap_or_default();
+            let time = if let Some(Value::Integer(time)) = row.values.get(layout.time) { *time } else { i64::MIN };
+            let user = layout.user().map_or("", |at| if let Value::Text(user) = &row.values[at] { user } else { "" });
+            call.arg(guard).arg(wanted).arg(&row.key).arg(version_text(row.base)).arg(u8::from(row.gone));
+            call.arg(row.arrival).arg(row.revision);
+            call.arg(row.versions.as_deref().unwrap_or_default()).arg(row.sets.as_deref().unwrap_or_default());
+            call.arg(doc).arg(time).arg(user);
+        }
+        call.invoke_async(&mut connection).await.map_err(fault)
+    }
+
     /// The run of the server that answers, and the note of a sink's progress there.
     async fn noted(&self, name: &str) -> Result<(String, Option<String>), StoreError> {
         let mut connection = self.connection().await?;
@@ -339,29 +382,12 @@ impl Backend for Redis {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let mut connection = self.connection().await?;
-        let mut outcomes = Vec::with_capacity(puts.len());
-        for share in puts.chunks(AT_ONCE) {
-            let mut call = self.put.prepare_invoke();
-            call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts));
-            for Put { row, guard } in share {
-                let (guard, wanted) = match guard {
-                    Guard::Newer => ("n", String::new()),
-                    Guard::Absent => ("a", String::new()),
-                    Guard::Revision(revision) => ("r", revision.map_or_else(String::new, |r| r.to_string())),
-                };
-                let doc = serde_json::to_string(&to_object(layout, &row.values)).unwrap_or_default();
-                let time = if let Some(Value::Integer(time)) = row.values.get(layout.time) { *time } else { i64::MIN };
-                let user = layout.user().map_or("", |at| if let Value::Text(user) = &row.values[at] { user } else { "" });
-                call.arg(guard).arg(wanted).arg(&row.key).arg(version_text(row.base)).arg(u8::from(row.gone));
-                call.arg(row.arrival).arg(row.revision);
-                call.arg(row.versions.as_deref().unwrap_or_default()).arg(row.sets.as_deref().unwrap_or_default());
-                call.arg(doc).arg(time).arg(user);
-            }
-            let answers: Vec<u8> = call.invoke_async(&mut connection).await.map_err(fault)?;
-            outcomes.extend(answers.into_iter().map(|done| if done == 1 { PutOutcome::Done } else { PutOutcome::Lost }));
-        }
-        Ok(outcomes)
+        let connection = self.connection().await?;
+        let shares: Vec<_> = puts.chunks(AT_ONCE).map(|share| self.put_share(connection.clone(), layout, share)).collect();
+        let answers = futures::stream::iter(shares);
+        let answers: Vec<Vec<u8>> = answers.buffered(UNDER_WAY).try_collect().await?;
+        let outcome = |done| if done == 1 { PutOutcome::Done } else { PutOutcome::Lost };
+        Ok(answers.into_iter().flatten().map(outcome).collect())
     }
 
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {
