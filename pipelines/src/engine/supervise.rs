@@ -135,7 +135,9 @@ impl Inner {
     fn put_away(&self) -> Option<Duration> {
         let failed = self.engine.lock().as_ref().and_then(|engine| Some((engine.failure()?, engine.status().epoch)));
         let (error, epoch) = failed?;
-        drop(self.engine.lock().take());
+        // Not while the lock is held: its threads end first.
+        let ended = self.engine.lock().take();
+        drop(ended);
         let mut state = self.state.lock();
         state.running = None;
         if !self.mends(&error) {
