@@ -203,7 +203,17 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.child.try_wait().ok().flatten().is_none() {
+        let ended = self.child.try_wait().ok().flatten();
+        if std::thread::panicking() {
+            // The folder goes with the test: what is needed to find the cause is said here.
+            let how = ended.map_or_else(|| "is running".to_owned(), |status| format!("has ended: {status}"));
+            println!("the server of {} {how}; the end of its log:", self.data.display());
+            let log = std::fs::read(self.data.with_extension("log")).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            lines.iter().skip(lines.len().saturating_sub(40)).for_each(|line| println!("    {line}"));
+        }
+        if ended.is_none() {
             let killed = self.child.kill().and_then(|()| self.child.wait());
             assert!(killed.is_ok() || std::thread::panicking());
         }

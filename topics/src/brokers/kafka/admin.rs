@@ -1,10 +1,10 @@
 //! Topics are created from the catalogue, and checked against it where they exist.
 
 use super::config::{CALL, KafkaOptions, MAX_RECORD, failed};
+use super::link::Heard;
 use crate::broker::BrokerError;
 use crate::catalogue::{Cleanup, TopicSpec};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
@@ -57,14 +57,14 @@ impl Wanted {
 
 /// The administrator's connection, with threads of its own for the calls that are futures.
 pub(super) struct Admin {
-    client: AdminClient<DefaultClientContext>,
+    client: AdminClient<Heard>,
     runtime: tokio::runtime::Runtime,
     brokers: String,
 }
 
 impl Admin {
     pub(super) fn new(options: &KafkaOptions) -> Result<Admin, BrokerError> {
-        let client = options.client().create().map_err(|e| failed("the settings", &e))?;
+        let client = options.client().create_with_context(options.heard()).map_err(|e| failed("the settings", &e))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?;
         Ok(Admin { client, runtime, brokers: options.brokers.clone() })

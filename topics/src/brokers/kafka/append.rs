@@ -6,6 +6,7 @@
 
 use super::Shared;
 use super::config::failed;
+use super::link::Link;
 use super::record::{self, Outgoing};
 use crate::broker::{Answer, Append, Appended, BrokerError, Ticket};
 use crate::brokers::records::Origins;
@@ -15,6 +16,7 @@ use crate::ids::{Offset, PartitionId};
 use parking_lot::Mutex;
 use rdkafka::Message;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
@@ -59,9 +61,19 @@ impl Batch {
 pub(super) type Row = Box<(Arc<Batch>, Option<(usize, usize)>)>;
 
 /// Hears of deliveries.
-pub(super) struct Deliveries;
+pub(super) struct Deliveries {
+    link: Arc<Link>,
+}
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.link.error(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, place: &str, text: &str) {
+        self.link.log(level, place, text);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Row;
@@ -70,6 +82,7 @@ impl ProducerContext for Deliveries {
         let (batch, place) = *row;
         match result {
             Ok(message) => {
+                self.link.answered();
                 if let Some((set, row)) = place
                     && let Some(known) = batch.done.lock().positions.get_mut(set).and_then(|rows| rows.get_mut(row))
                 {
@@ -88,7 +101,8 @@ impl ProducerContext for Deliveries {
 pub(super) type Appender = ThreadedProducer<Deliveries>;
 
 pub(super) fn appender(shared: &Shared) -> Result<Appender, BrokerError> {
-    shared.options.producer().create_with_context(Deliveries).map_err(|e| failed("opening a producer", &e))
+    let heard = Deliveries { link: shared.options.link.clone() };
+    shared.options.producer().create_with_context(heard).map_err(|e| failed("opening a producer", &e))
 }
 
 impl Shared {

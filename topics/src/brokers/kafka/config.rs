@@ -1,11 +1,12 @@
 //! How the brokers are reached, and what a failure means for whoever configured it.
 
+use super::link::{Heard, Link};
 use crate::broker::BrokerError;
 use crate::clock::SharedClock;
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a call to the brokers may take before it fails.
@@ -14,20 +15,6 @@ pub(super) const CALL: Duration = Duration::from_secs(20);
 const SHARES: u32 = 4;
 /// Most bytes of one record, on the topics and in the clients.
 pub(super) const MAX_RECORD: usize = 4 << 20;
-
-/// Hears of what clients report by themselves: the end of a partition is no error.
-pub(super) struct Heard;
-
-impl ClientContext for Heard {
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PartitionEOF) => {}
-            _ => tracing::warn!(%error, reason, "kafka: a connection is disturbed"),
-        }
-    }
-}
-
-impl ConsumerContext for Heard {}
 
 /// A client that reads.
 pub(super) type Client = BaseConsumer<Heard>;
@@ -65,6 +52,8 @@ pub struct KafkaOptions {
     pub transactions: bool,
     /// Time-outs of lanes.
     pub clock: SharedClock,
+    /// Says it once when the brokers do not answer, for all clients.
+    pub link: Arc<Link>,
 }
 
 impl std::fmt::Debug for KafkaOptions {
@@ -105,6 +94,7 @@ impl KafkaOptions {
             instance: None,
             shares: SHARES,
             transactions: true,
+            link: Link::new(clock.clone()),
             clock,
         })
     }
@@ -144,15 +134,20 @@ impl KafkaOptions {
         config
     }
 
+    /// What hears of a client that has no wishes of its own.
+    pub(super) fn heard(&self) -> Heard {
+        Heard(self.link.clone())
+    }
+
     /// A client that reads, with these settings.
     pub(super) fn reader(&self) -> Result<Client, BrokerError> {
-        self.consumer().create_with_context(Heard).map_err(|e| failed("opening a reader", &e))
+        self.consumer().create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))
     }
 
     /// The same for who reads up to the end and then stops: the end is told when a fetch comes back empty.
     pub(super) fn quick_reader(&self) -> Result<Client, BrokerError> {
         let mut config = self.consumer();
-        config.set("fetch.wait.max.ms", "10").create_with_context(Heard).map_err(|e| failed("opening a reader", &e))
+        config.set("fetch.wait.max.ms", "10").create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))
     }
 
     /// For producers: idempotent, acknowledged by all in-sync replicas.

@@ -9,10 +9,12 @@
 
 use super::Shared;
 use super::config::failed;
+use super::link::Link;
 use crate::broker::BrokerError;
 use crate::share::{Membership, ShareHolder};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -21,8 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// How long brokers that are away may take to answer whether they are back.
+const ASKED: Duration = Duration::from_millis(500);
+
 /// What the group's consumer tells.
 struct Group {
+    link: Arc<Link>,
     holder: Arc<dyn ShareHolder>,
     mine: Mutex<BTreeSet<u32>>,
     metadata: Arc<Mutex<Option<Arc<ConsumerGroupMetadata>>>>,
@@ -35,10 +41,11 @@ fn shares(list: &TopicPartitionList) -> Vec<u32> {
 
 impl ClientContext for Group {
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PartitionEOF) => {}
-            _ => tracing::warn!(%error, reason, "kafka: the connection to the group is disturbed"),
-        }
+        self.link.error(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, place: &str, text: &str) {
+        self.link.log(level, place, text);
     }
 }
 
@@ -119,6 +126,7 @@ fn open(shared: &Arc<Shared>, holder: &Arc<dyn ShareHolder>) -> Result<BaseConsu
         config.set("group.instance.id", instance);
     }
     let context = Group {
+        link: options.link.clone(),
         holder: holder.clone(),
         mine: Mutex::default(),
         metadata: shared.membership.clone(),
@@ -137,6 +145,11 @@ fn follow(shared: &Arc<Shared>, first: Arc<BaseConsumer<Group>>, holder: &Arc<dy
             Some(Err(error)) => is_final(&error),
             _ => consumer.client().fatal_error().is_some(),
         };
+        // Where nothing is read and written nobody else finds out that the brokers are back.
+        let link = &consumer.context().link;
+        if link.is_absent() && consumer.fetch_metadata(Some(&shared.own_topic("work")), ASKED).is_ok() {
+            link.answered();
+        }
         if refused || consumer.context().lost.swap(false, Ordering::SeqCst) {
             let mine: Vec<u32> = std::mem::take(&mut *consumer.context().mine.lock()).into_iter().collect();
             tracing::warn!(shares = ?mine, "kafka: the group has refused this member, it joins anew");

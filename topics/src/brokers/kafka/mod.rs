@@ -5,6 +5,7 @@
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
 //! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
 //! * `member`: the group by which several processes share the pipelines' work
+//! * `link`: says once for all clients that the brokers do not answer, and that they do again
 //! * `progress`: how far everybody has come, in `quikflow.progress`; `tails`: where logs end
 //! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
 //!
@@ -21,6 +22,7 @@ mod dead;
 mod epoch;
 mod index;
 mod lanes;
+mod link;
 mod member;
 mod progress;
 mod reader;
@@ -30,11 +32,12 @@ mod tails;
 mod transactions;
 
 pub use config::{KafkaOptions, Login};
+pub use link::Link;
 
 use crate::broker::{BrokerError, TopicStats, Wakeup};
 use crate::catalogue::TopicSpec;
+use config::Client;
 use config::{CALL, failed, patiently};
-use config::{Client, Heard};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
@@ -95,7 +98,7 @@ impl KafkaBroker {
         let open = |e| failed("the settings", &e);
         let committed = options.reader()?;
         let everything =
-            options.consumer().set("isolation.level", "read_uncommitted").create_with_context(Heard).map_err(open)?;
+            options.consumer().set("isolation.level", "read_uncommitted").create_with_context(options.heard()).map_err(open)?;
         let admin = admin::Admin::new(&options)?;
         let own = |name: &str| format!("{}quikflow.{name}", options.prefix);
         let mut wanted = ["dead", "lanes", "progress"].map(|name| admin::Wanted::own(own(name))).to_vec();
@@ -273,6 +276,7 @@ impl Shared {
             found.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
             Ok(found)
         })?;
+        self.options.link.answered();
         let mut offsets = vec![0; spec.partitions as usize];
         for element in found.elements() {
             let place = usize::try_from(element.partition()).ok().and_then(|partition| offsets.get_mut(partition));

@@ -194,11 +194,14 @@ impl Filler {
                         error = Some(failed(&format!("reading topic `{}`", self.topic.name), &failure));
                     }
                     // The client keeps trying by itself.
-                    Err(failure) => tracing::warn!(topic = self.topic.name, error = %failure, "kafka: reading is disturbed"),
+                    Err(failure) => self.shared.options.link.error(&failure, &self.topic.name),
                 }
             }
             if taken.is_empty() && ended.is_empty() && error.is_none() {
                 continue;
+            }
+            if error.is_none() {
+                self.shared.options.link.answered();
             }
             for partition in &ended {
                 self.remember_end(*partition);

@@ -1,26 +1,39 @@
 //! A transactional producer, and how its transactions end.
 
 use super::config::{CALL, KafkaOptions, failed};
+use super::link::Link;
 use super::record::{self, Outgoing};
 use crate::broker::BrokerError;
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Hears of records that were not delivered, where no transaction would fail of it.
-#[derive(Default)]
 struct Undelivered {
+    link: Arc<Link>,
     first: Mutex<Option<KafkaError>>,
+}
+
+impl Undelivered {
+    fn new(options: &KafkaOptions) -> Undelivered {
+        Undelivered { link: options.link.clone(), first: Mutex::default() }
+    }
 }
 
 impl ClientContext for Undelivered {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka: a connection is disturbed");
+        self.link.error(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, place: &str, text: &str) {
+        self.link.log(level, place, text);
     }
 }
 
@@ -47,7 +60,7 @@ impl Transactions {
         let what = format!("opening the transactional id `{}{id}`", options.prefix);
         let settings = options.transactional(id);
         let producer: ThreadedProducer<Undelivered> =
-            settings.create_with_context(Undelivered::default()).map_err(|e| failed(&what, &e))?;
+            settings.create_with_context(Undelivered::new(options)).map_err(|e| failed(&what, &e))?;
         producer.init_transactions(CALL * 3).map_err(|e| failed(&what, &e))?;
         Ok(Transactions { producer, real: true })
     }
@@ -56,7 +69,7 @@ impl Transactions {
     pub(super) fn without(options: &KafkaOptions) -> Result<Transactions, BrokerError> {
         let mut settings = options.producer();
         settings.set("linger.ms", "1").set("delivery.report.only.error", "true");
-        let producer = settings.create_with_context(Undelivered::default()).map_err(|e| failed("opening a producer", &e))?;
+        let producer = settings.create_with_context(Undelivered::new(options)).map_err(|e| failed("opening a producer", &e))?;
         Ok(Transactions { producer, real: false })
     }
 
@@ -117,7 +130,10 @@ impl Transactions {
         }
         for _ in 0..5 {
             match self.producer.commit_transaction(CALL) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.producer.context().link.answered();
+                    return Ok(());
+                }
                 Err(KafkaError::Transaction(error)) if error.is_retriable() => {
                     tracing::warn!(%error, "kafka: the commit of a transaction is tried again");
                 }
