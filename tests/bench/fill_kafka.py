@@ -13,8 +13,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 def main() -> None:
     servers, topic, partitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    wanted = NewTopic(topic, partitions, 1, config={"message.timestamp.type": "LogAppendTime", "max.message.bytes": "4194304"})
-    for made in AdminClient({"bootstrap.servers": servers}).create_topics([wanted]).values():
+    settings = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "4194304", "retention.ms": "-1"}
+    wanted = NewTopic(topic, partitions, 1, config=settings)
+    # Kept by name: it ends its calls when it goes.
+    admin = AdminClient({"bootstrap.servers": servers})
+    for made in admin.create_topics([wanted]).values():
         made.result(30)
     producer = Producer({
         "bootstrap.servers": servers,
