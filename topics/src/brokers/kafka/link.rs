@@ -85,7 +85,7 @@ impl Link {
                 | RDKafkaErrorCode::RequestTimedOut
                 | RDKafkaErrorCode::NetworkException,
             ) => self.disturbed(reason),
-            _ => tracing::warn!(%error, reason, "kafka: a connection is disturbed"),
+            _ => tracing::warn!(%error, reason, "kafka: a client reports an error"),
         }
     }
 
