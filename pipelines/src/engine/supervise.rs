@@ -133,11 +133,9 @@ impl Inner {
     /// Puts away an engine that has failed. Returns how long to wait before the next start: not at all
     /// where something was committed since the failure before.
     fn put_away(&self) -> Option<Duration> {
-        let failed = self.engine.lock().as_ref().and_then(|engine| Some((engine.failure()?, engine.status().epoch)));
-        let (error, epoch) = failed?;
-        // Not while the lock is held: its threads end first.
-        let ended = self.engine.lock().take();
-        drop(ended);
+        let engine = self.engine.lock().take_if(|engine| engine.failure().is_some())?;
+        let (error, epoch) = (engine.failure()?, engine.status().epoch);
+        drop(engine);
         let mut state = self.state.lock();
         state.running = None;
         if !self.mends(&error) {
