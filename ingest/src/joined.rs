@@ -63,13 +63,15 @@ impl Joined {
         let mut queue = self.queue.lock();
         queue.waiting.push_back(single);
         if queue.waiting.len() == queue.enough {
-            self.enough.notify_one();
+            self.enough.notify_waiters();
         }
         !std::mem::replace(&mut queue.worked, true)
     }
 
     /// Lets so many who were just answered ask again, beside those that wait already.
     async fn wait_for(&self, answered: usize) {
+        // It hears of all that come from now on, before it is waited for too.
+        let enough = self.enough.notified();
         let all_here = {
             let mut queue = self.queue.lock();
             let known = (queue.waiting.len() + answered).min(EVENTS);
@@ -79,7 +81,7 @@ impl Joined {
         };
         if !all_here {
             // The time being over is an answer too.
-            tokio::time::timeout(PATIENCE, self.enough.notified()).await.ok();
+            tokio::time::timeout(PATIENCE, enough).await.ok();
         }
         self.queue.lock().enough = 0;
     }
