@@ -271,7 +271,8 @@ impl Redis {
     }
 
     /// Puts rows by one script; 1 for each that is stored, 0 for each whose guard forbids it.
-    async fn put_share(&self, mut connection: ConnectionManager, layout: &Layout, share: &[Put]) -> Result<Vec<u8>, StoreError> {
+    async fn put_share(&self, layout: &Layout, share: &[Put]) -> Result<Vec<u8>, StoreError> {
+        let mut connection = self.connection().await?;
         let mut call = self.put.prepare_invoke();
         call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts));
         for Put { row, guard } in share {
@@ -382,8 +383,7 @@ impl Backend for Redis {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let connection = self.connection().await?;
-        let shares: Vec<_> = puts.chunks(AT_ONCE).map(|share| self.put_share(connection.clone(), layout, share)).collect();
+        let shares: Vec<_> = puts.chunks(AT_ONCE).map(|share| self.put_share(layout, share)).collect();
         let answers = futures::stream::iter(shares);
         let answers: Vec<Vec<u8>> = answers.buffered(UNDER_WAY).try_collect().await?;
         let outcome = |done| if done == 1 { PutOutcome::Done } else { PutOutcome::Lost };
