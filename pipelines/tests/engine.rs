@@ -18,6 +18,7 @@ use quikflow_topics::broker::Broker;
 use quikflow_topics::clock::{ManualClock, SharedClock};
 use quikflow_topics::dead_letter::DeadLetterFilter;
 use quikflow_topics::ids::EventTime;
+use quikflow_topics::partitioner::partition_of;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -259,6 +260,32 @@ fn a_panicking_step_ends_the_engine_and_says_so() {
         assert!(!engine.wait_caught_up(PATIENCE));
         assert!(matches!(engine.failure(), Some(EngineError::Panicked(_))), "{:?}", engine.failure());
         assert!(engine.stop().is_err());
+    }
+}
+
+/// A transaction ends in one partition after the other: a first record of its own that a partition does not
+/// show yet keeps windows open.
+#[test]
+fn r1_a_first_record_that_is_not_shown_yet_is_not_late() {
+    let partition = |key: &str| partition_of(Some(key), 4).0;
+    let other = ["b", "c", "d", "e"].into_iter().find(|key| partition(key) != partition("a")).unwrap();
+    for workers in 1..=2 {
+        let world = World::new();
+        world.broker.hide(Some(partition("a"))).unwrap();
+        let engine = world.start(workers, EngineOptions { epoch_interval: Duration::ZERO, ..EngineOptions::default() });
+        let numbers = |times: [i64; 2]| times.map(|time| (if time < 50 { "a" } else { other }.to_owned(), 1, time));
+        append(world.broker.as_ref(), &numbers([1, 100]));
+        append(world.broker.as_ref(), &numbers([2, 200]));
+        assert!(engine.wait_caught_up(PATIENCE), "{:?}", engine.status());
+        assert_eq!(world.answer().counts, [], "a window has closed");
+        world.broker.hide(None).unwrap();
+        append(world.broker.as_ref(), &[("a".to_owned(), 1, 300)]);
+        assert!(engine.wait_caught_up(PATIENCE), "{:?}", engine.status());
+        engine.stop().unwrap();
+        let answer = world.answer();
+        assert_eq!(answer.late, []);
+        let windows: Vec<_> = answer.counts.iter().map(|(window, name, _)| (*window, name.as_str())).collect();
+        assert_eq!(windows, [(0, "a"), (100, other)]);
     }
 }
 

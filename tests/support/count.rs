@@ -3,12 +3,18 @@
 use super::Server;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Messages, authors, characters.
+type Counts = (u64, u64, u64);
+
+/// (channel, minute) → what was counted.
+type Activity = BTreeMap<(String, String), Counts>;
 
 /// What must stand at the end, counted from the lines themselves.
 #[derive(Debug, Default, PartialEq)]
 pub struct Expected {
-    /// (channel, minute) → messages, authors, characters.
-    pub activity: BTreeMap<(String, String), (u64, u64, u64)>,
+    pub activity: Activity,
     /// (channelId, messageId)
     pub messages: BTreeSet<(String, String)>,
     /// Audit events.
@@ -41,6 +47,12 @@ impl Expected {
         expected
     }
 
+    /// Rows of activity that are not as expected: what is expected, what is found.
+    fn wrong<'a>(&'a self, found: &Activity) -> BTreeMap<&'a (String, String), (Counts, Option<Counts>)> {
+        let pairs = self.activity.iter().map(|(key, counts)| (key, (*counts, found.get(key).copied())));
+        pairs.filter(|(_, (expected, found))| Some(*expected) != *found).collect()
+    }
+
     /// Compares with what the server answers now.
     pub async fn check(&self, server: &Server) {
         let found = Expected {
@@ -51,12 +63,13 @@ impl Expected {
         assert_eq!(found.messages.len(), self.messages.len(), "messages");
         assert!(found.messages == self.messages, "other messages are stored than were sent");
         assert!(keys(server, "messages_search").await == self.messages, "other messages are indexed than were sent");
-        let wrong: Vec<_> = self.activity.iter().filter(|(k, v)| found.activity.get(*k) != Some(v)).take(3).collect();
-        assert!(
-            wrong.is_empty(),
-            "expected {wrong:?}, found {:?}",
-            wrong.iter().map(|(k, _)| found.activity.get(*k)).collect::<Vec<_>>()
-        );
+        let wrong = self.wrong(&found.activity);
+        if !wrong.is_empty() {
+            // A row that is right later was read too early; one that stays wrong is.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let later = self.wrong(&activity(server).await);
+            panic!("rows that are wrong, (expected, found): {wrong:#?}\nten seconds later: {later:#?}");
+        }
         assert_eq!(found.activity.len(), self.activity.len(), "rows that nobody sent");
         assert_eq!(found.audit, self.audit, "audit rows");
     }
@@ -93,8 +106,8 @@ pub fn cells(text: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// (channel, minute) → messages, authors, characters, open windows too.
-pub async fn activity(server: &Server) -> BTreeMap<(String, String), (u64, u64, u64)> {
+/// What the view of activity holds, open windows too.
+pub async fn activity(server: &Server) -> Activity {
     let (names, rows) = csv(server, "channel_activity").await;
     let number = |row: &[String], name: &str| row[names[name]].parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}: {row:?}"));
     let total = rows.len();

@@ -373,6 +373,24 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// `UnknownTopic`, storage errors.
     fn stats(&self, topic: &str) -> Result<TopicStats, BrokerError>;
+    /// Whether one of the partitions of `from` may still show a record, from that offset on, that was
+    /// written before this call: one too that nobody is shown yet, since its transaction is open or ends in
+    /// one partition after the other. `at_end`: a reader found the end of the log behind these offsets.
+    ///
+    /// # Errors
+    /// As [`Broker::stats`].
+    fn unread(&self, topic: &str, from: &Positions, at_end: bool) -> Result<bool, BrokerError> {
+        if at_end {
+            return Ok(false);
+        }
+        let stats = self.stats(topic)?;
+        let at = |list: &[u64], partition: &PartitionId| list.get(partition.0 as usize).copied().unwrap_or(0);
+        Ok(from.iter().any(|(partition, next)| next.0.max(at(&stats.start, partition)) < at(&stats.end, partition)))
+    }
+    /// Whether the brokers answer: silence of one that does not is no end of the log (R2).
+    fn answers(&self) -> bool {
+        true
+    }
     /// Committed offsets of a consumer group: (topic, partition) → next offset.
     ///
     /// # Errors

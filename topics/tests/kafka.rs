@@ -36,6 +36,7 @@ crate::tests! {
     r18_a_lane_moves_to_another_process_and_doubles_nothing,
     r18_what_others_wrote_wrongly_is_a_dead_letter,
     r18_a_repeat_by_id_is_not_known,
+    r1_what_a_transaction_does_not_show_yet_is_unread,
     r2_a_topic_that_is_written_all_the_time_is_read_to_its_end,
     r19_a_zombies_epoch_is_refused,
     what_does_not_fit_is_said_at_the_start,
@@ -156,6 +157,62 @@ fn r18_a_repeat_by_id_is_not_known() {
         assert!(appended.duplicates_unknown && appended.accepted == 1 && appended.duplicates == 0, "{appended:?}");
     }
     assert_eq!(read(broker.as_ref(), "events", &Positions::new()).0.len(), 3);
+}
+
+/// A partition's first records may stand in a transaction that other partitions show already; what was
+/// aborted holds nobody back for ever.
+fn r1_what_a_transaction_does_not_show_yet_is_unread() {
+    let url = url("hidden");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let (brokers, prefix) = url.trim_start_matches("kafka://").split_once('/').unwrap();
+    let mut settings = ClientConfig::new();
+    let settings = settings.set("bootstrap.servers", brokers).set("transactional.id", format!("{prefix}.other"));
+    let producer: BaseProducer = settings.create().unwrap();
+    producer.init_transactions(Duration::from_secs(20)).unwrap();
+    let topic = format!("{prefix}.events");
+    let write = || {
+        producer.begin_transaction().unwrap();
+        let event = r#"{"type":"T","timestamp":"2026-01-01T00:00:00Z","payload":{"text":"a","n":1}}"#;
+        producer.send(BaseRecord::to(&topic).key("k").partition(1).payload(event)).map_err(|(error, _)| error).unwrap();
+        producer.flush(Duration::from_secs(20)).unwrap();
+    };
+    let mut reader = broker.reader("events", &Positions::new()).unwrap();
+    let mut read = || {
+        let mut rows = 0;
+        while let Some(slice) = reader.poll(100).unwrap() {
+            rows += slice.rows();
+        }
+        (rows, reader.positions())
+    };
+    let unread = |positions: &Positions, partition: u32| {
+        let from = positions.iter().filter(|(of, _)| of.0 == partition).map(|(of, at)| (*of, *at)).collect();
+        broker.unread("events", &from, true).unwrap()
+    };
+    // In how many looks, a tenth of a second apart, it is settled.
+    let mut until = |wanted: usize| {
+        let mut rows = 0;
+        let settled = (0..100).find(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            let (more, positions) = read();
+            rows += more;
+            rows == wanted && !unread(&positions, 1)
+        });
+        assert!(settled.is_some(), "{rows} of {wanted} records, and it still waits");
+        read().1
+    };
+    let start = until(0);
+    write();
+    assert!(unread(&start, 1), "the open transaction's record is not waited for");
+    assert!(!unread(&start, 0) && !unread(&start, 2), "empty partitions are waited for");
+    producer.abort_transaction(Duration::from_secs(20)).unwrap();
+    let aborted = until(0);
+    write();
+    assert!(unread(&aborted, 1));
+    producer.commit_transaction(Duration::from_secs(20)).unwrap();
+    assert!(unread(&aborted, 1), "it is not read yet");
+    until(1);
 }
 
 /// The client tells the end of a partition when a fetch comes back empty, which never happens where a

@@ -53,8 +53,13 @@ pub struct Scheduler {
     /// By topology: the watermark that its steps were told last.
     told: Vec<EventTime>,
     replays: Replays,
+    /// Windows are held open by records that were not shown yet, and perhaps never are.
+    hidden: bool,
     next: Epoch,
 }
+
+/// How often it is looked whether what holds windows open is gone.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Scheduler {
     /// Goes on after `last`, from the groups' committed offsets and the times restored.
@@ -70,7 +75,17 @@ impl Scheduler {
         let feeds = Feed::open_all(&graph, &broker)?;
         let due = vec![BTreeMap::new(); graph.topologies.len()];
         let told = vec![EventTime::MIN; times.len()];
-        Ok(Scheduler { graph, broker, feeds, times, due, told, replays: Replays::default(), next: Epoch(last.0 + 1) })
+        Ok(Scheduler {
+            graph,
+            broker,
+            feeds,
+            times,
+            due,
+            told,
+            replays: Replays::default(),
+            hidden: false,
+            next: Epoch(last.0 + 1),
+        })
     }
 
     /// Takes what keyed steps of `worker` wait for.
@@ -110,7 +125,7 @@ impl Scheduler {
             }
             time.wait_for(&due, now)
         });
-        waits.min()
+        waits.chain(self.hidden.then_some(LOOK)).min()
     }
 
     /// Reads what there is and lets time move; none when nothing calls for an epoch. `elapsed` is taken
@@ -155,13 +170,16 @@ impl Scheduler {
             }
             rows += taken;
         }
+        // After all reading: whatever a slice was written together with was written before this.
+        let answers = self.broker.answers();
         for feed in &self.feeds {
             for (index, member) in feed.reading.members.iter().enumerate() {
                 let partitions = &self.times[member.topology].sources[member.source].partitions;
                 let unread = feed.unread(&self.broker, index, &|partition| partitions.contains_key(&partition))?;
-                views[member.topology][member.source] = SourceView { at_end: feed.at_end, unread };
+                views[member.topology][member.source] = SourceView { at_end: feed.at_end && answers, unread };
             }
         }
+        self.hidden = views.iter().flatten().any(|view| view.unread);
         Feed::join(&self.graph, &mut self.feeds);
         let replays = self.replays.take(&self.graph, &self.broker, &self.told, tasks.len() as u64)?;
         replays.iter().for_each(|task| touched[task.topology] = true);

@@ -102,8 +102,8 @@ impl Feed {
         }
     }
 
-    /// Whether some partition that a member takes, and of which `seen` says nothing was read, holds
-    /// records not read yet.
+    /// Whether some partition that a member takes, and of which `seen` says nothing was read, may still
+    /// show a record that was written before this call.
     ///
     /// # Errors
     /// Storage errors.
@@ -114,19 +114,12 @@ impl Feed {
         seen: &dyn Fn(PartitionId) -> bool,
     ) -> Result<bool, EngineError> {
         let topic = &self.reading.topic;
-        let mut open = (0..topic.partitions).map(PartitionId).filter(|p| self.reading.takes(member, *p) && !seen(*p)).peekable();
-        if self.at_end || open.peek().is_none() {
-            return Ok(false);
-        }
-        let stats = broker.stats(&topic.name)?;
+        let open = |p: &PartitionId| self.reading.takes(member, *p) && !seen(*p);
+        let held = self.held.as_ref().is_some_and(|slice| slice.parts().iter().any(|part| open(&part.partition)));
         let positions = self.reader.positions();
-        let next = |partition: PartitionId| {
-            let held = self.held.iter().flat_map(|slice| slice.parts()).find(|part| part.partition == partition);
-            let stored = positions.get(&partition).copied().unwrap_or_default();
-            held.map_or(stored, |part| part.first)
-        };
-        let at = |list: &[u64], partition: PartitionId| list.get(partition.0 as usize).copied().unwrap_or(0);
-        Ok(open.any(|p| next(p).max(Offset(at(&stats.start, p))) < Offset(at(&stats.end, p))))
+        let next = |partition| (partition, positions.get(&partition).copied().unwrap_or_default());
+        let from: Positions = (0..topic.partitions).map(PartitionId).filter(open).map(next).collect();
+        Ok(held || (!from.is_empty() && broker.unread(&topic.name, &from, self.at_end)?))
     }
 
     /// Brings together feeds of one topic that have come to the same place, the end of the log.

@@ -138,6 +138,14 @@ impl Broker for KafkaBroker {
         self.shared.figures(topic)
     }
 
+    fn unread(&self, topic: &str, from: &Positions, _: bool) -> Result<bool, BrokerError> {
+        self.shared.unread(topic, from)
+    }
+
+    fn answers(&self) -> bool {
+        !self.shared.options.link.is_absent()
+    }
+
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
         let progress = self.shared.progress_now()?;
         Ok(progress.as_ref().map(|progress| progress.group(group, &self.shared.own.lock())).unwrap_or_default())

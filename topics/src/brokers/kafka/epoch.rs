@@ -261,7 +261,7 @@ impl Writer {
         let mut raised = BTreeMap::new();
         for topic in &reset.outputs {
             let spec = self.shared.spec(topic)?;
-            let all = self.shared.offsets(&spec, Offset::End)?;
+            let all = self.shared.offsets(&self.shared.committed, &spec, Offset::End)?;
             self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
             let generation = self.generation(topic)? + 1;
             let key = format!("g{UNIT}{topic}");

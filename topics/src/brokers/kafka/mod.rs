@@ -43,7 +43,7 @@ use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a topic's figures are taken for the present ones.
@@ -61,6 +61,9 @@ struct Shared {
     everything: Client,
     figures: Mutex<HashMap<String, (Duration, TopicStats)>>,
     tails: Mutex<tails::Tails>,
+    written: Mutex<HashMap<String, tails::Written>>,
+    /// Slices that readers of this process have handed over.
+    handed: AtomicU64,
     progress: Mutex<Option<progress::Progress>>,
     own: Mutex<progress::Own>,
     /// Records that retention took before they were read here, by topic.
@@ -118,6 +121,8 @@ impl KafkaBroker {
             everything,
             figures: Mutex::default(),
             tails: Mutex::default(),
+            written: Mutex::default(),
+            handed: AtomicU64::new(0),
             progress: Mutex::default(),
             own: Mutex::default(),
             lost: Mutex::default(),
@@ -254,7 +259,8 @@ impl Shared {
             let _at = at;
             return Ok(stats.clone());
         }
-        let (start, mut end) = (self.offsets(&spec, At::Beginning)?, self.offsets(&spec, At::End)?);
+        let (start, mut end) =
+            (self.offsets(&self.committed, &spec, At::Beginning)?, self.offsets(&self.committed, &spec, At::End)?);
         self.look_at_tails(topic, &start, &end, now)?;
         self.tails.lock().cut(topic, &start, &mut end);
         let records = start.iter().zip(&end).map(|(start, end)| end.saturating_sub(*start)).sum();
@@ -263,8 +269,9 @@ impl Shared {
         Ok(stats)
     }
 
-    /// The offset of each partition at one of its ends, asked for in one call.
-    fn offsets(&self, spec: &TopicSpec, at: At) -> Result<Vec<u64>, BrokerError> {
+    /// The offset of each partition at one of its ends, asked for in one call: of what is committed or of
+    /// everything, as the client reads.
+    fn offsets(&self, client: &Client, spec: &TopicSpec, at: At) -> Result<Vec<u64>, BrokerError> {
         let physical = self.physical(&spec.name);
         let what = format!("asking for the offsets of topic `{physical}`");
         let found = patiently(&what, || {
@@ -272,7 +279,7 @@ impl Shared {
             for partition in 0..spec.partitions {
                 list.add_partition_offset(&physical, i32::try_from(partition).unwrap_or(i32::MAX), at)?;
             }
-            let found = self.committed.offsets_for_times(list, CALL)?;
+            let found = client.offsets_for_times(list, CALL)?;
             found.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
             Ok(found)
         })?;

@@ -87,7 +87,7 @@ impl KafkaReader {
             list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
         }
         consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
-        let ends = shared.offsets(&topic, At::End)?;
+        let ends = shared.offsets(&shared.committed, &topic, At::End)?;
         let at_end = (0..).zip(positions.iter().zip(&ends)).map(|(partition, (at, end))| !wanted(partition) || at >= end);
         let at_end = at_end.collect();
         let buffer = Buffer { at_end, ..Buffer::default() };
@@ -139,6 +139,7 @@ impl TopicReader for KafkaReader {
         buffer.bytes -= records.iter().map(Incoming::size).sum::<usize>();
         drop(buffer);
         self.between.emptied.notify_all();
+        self.shared.handed.fetch_add(1, Ordering::SeqCst);
         let slice = RecordSlice::new(&self.shared, self.topic.clone(), records);
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {

@@ -4,14 +4,16 @@
 //! Readers in this process note it when they come to an end. Of topics that nobody reads here it is
 //! looked up, once a partition has come to rest.
 
-use super::Shared;
 use super::config::Client;
-use crate::broker::BrokerError;
+use super::{FRESH, Shared};
+use crate::broker::{BrokerError, Positions};
+use crate::ids::PartitionId;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// So long a partition has been at rest before it is looked into.
@@ -65,7 +67,46 @@ impl Tails {
     }
 }
 
+/// How far a topic has been written, by partition, whether or not it may be read yet.
+pub(super) struct Written {
+    ends: Vec<u64>,
+    /// Slices that had been handed over when it was asked, and when that was.
+    handed: u64,
+    at: Duration,
+}
+
 impl Shared {
+    /// Whether one of these partitions may still show a record, from that offset on, that was written before
+    /// this call. What is written and not shown is in a transaction that is open, or that has ended in other
+    /// partitions and not yet in this one; behind the last record of a partition that was read to its very
+    /// end stand markers only.
+    pub(super) fn unread(&self, topic: &str, from: &Positions) -> Result<bool, BrokerError> {
+        if self.options.link.is_absent() {
+            return Ok(true);
+        }
+        let ends = self.written(topic)?;
+        let tails = self.tails.lock();
+        let end = |partition: &PartitionId| ends.get(partition.0 as usize).copied().unwrap_or(0);
+        Ok(from.iter().any(|(partition, next)| {
+            let end = end(partition);
+            let known = tails.known.get(&(topic.to_owned(), partition.0));
+            next.0 < end && known.is_none_or(|(last, at)| *at != end || *last > next.0)
+        }))
+    }
+
+    /// The ends of everything written, asked for after the last slice that was handed over: its
+    /// transaction's records stood in all their partitions before any of them was shown.
+    fn written(&self, topic: &str) -> Result<Vec<u64>, BrokerError> {
+        let (handed, now) = (self.handed.load(Ordering::SeqCst), self.options.clock.elapsed());
+        let fresh = |known: &&Written| known.handed == handed && now.saturating_sub(known.at) < FRESH;
+        if let Some(known) = self.written.lock().get(topic).filter(fresh) {
+            return Ok(known.ends.clone());
+        }
+        let ends = self.offsets(&self.everything, self.spec(topic)?.as_ref(), Offset::End)?;
+        self.written.lock().insert(topic.to_owned(), Written { ends: ends.clone(), handed, at: now });
+        Ok(ends)
+    }
+
     /// Looks at the ends of partitions of which nothing is known yet.
     pub(super) fn look_at_tails(&self, topic: &str, start: &[u64], end: &[u64], now: Duration) -> Result<(), BrokerError> {
         let mut tails = self.tails.lock();

@@ -1,19 +1,24 @@
 //! A log in memory: what the test driver and cases run on. It keeps everything until it is
 //! dropped; ids are not deduplicated and lanes are not kept, since nothing is sent to it twice.
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
+mod reader;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::{concat_batches, filter_record_batch, not, take_record_batch};
 use parking_lot::Mutex;
 use quikflow_topics::broker::{
-    Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, SlicePart, StateKind,
-    StatePiece, Ticket, TopicReader, TopicStats, TopologyState, Wakeup,
+    Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, ResetFrom, StateKind, StatePiece, Ticket,
+    TopicReader, TopicStats, TopologyState, Wakeup,
 };
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::partitioner::partition_of;
-use quikflow_topics::schema::{ARRIVAL_TIME, EVENT_TIME, KEY, OFFSET, PARTITION};
+use quikflow_topics::schema::{ARRIVAL_TIME, KEY, OFFSET, PARTITION};
+use reader::MemoryReader;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -37,6 +42,8 @@ struct State {
     commits_left: Option<usize>,
     /// Of the next commits, which are refused.
     refused: VecDeque<bool>,
+    /// A partition whose new records are not shown, and those of each topic.
+    hidden: Option<(u32, Vec<(String, RecordBatch)>)>,
 }
 
 /// The broker.
@@ -73,11 +80,14 @@ impl MemoryBroker {
 
     fn take(&self, append: Append, partition: Option<u32>) -> Result<Appended, BrokerError> {
         let mut state = self.state.lock();
+        let State { topics, hidden, .. } = &mut *state;
         let mut appended = Appended::default();
         for rows in &append.rows {
-            let topic =
-                state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
+            let topic = topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
             let places = topic.append(&rows.rows, self.clock.now(), partition)?;
+            if let Some((partition, hidden)) = hidden {
+                hidden.push((rows.topic.name.clone(), topic.take_out(*partition)?));
+            }
             appended.accepted += places.len() as u64;
             appended.positions.push(places.into_iter().map(Some).collect());
         }
@@ -85,6 +95,22 @@ impl MemoryBroker {
         drop(state);
         self.wakeup.bump();
         Ok(appended)
+    }
+
+    /// From now on the partition's new records are not shown, as where a transaction has ended in the other
+    /// partitions and not yet in this one; `None` shows them.
+    ///
+    /// # Errors
+    /// `UnknownTopic`.
+    pub fn hide(&self, partition: Option<u32>) -> Result<(), BrokerError> {
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.hidden, partition.map(|partition| (partition, Vec::new())));
+        for (topic, rows) in before.into_iter().flat_map(|(_, hidden)| hidden) {
+            state.topics.get_mut(&topic).ok_or(BrokerError::UnknownTopic(topic))?.commits.push(rows);
+        }
+        drop(state);
+        self.wakeup.bump();
+        Ok(())
     }
 
     /// All records of a topic in its whole schema, in the order of commits.
@@ -119,6 +145,15 @@ fn column<'a, T: 'static>(batch: &'a RecordBatch, name: &str) -> Result<&'a T, B
 }
 
 impl Topic {
+    /// Takes a partition's rows out of the last commit.
+    fn take_out(&mut self, partition: u32) -> Result<RecordBatch, BrokerError> {
+        let commit = self.commits.pop().ok_or_else(|| storage("there is no commit"))?;
+        let partitions: &UInt32Array = column(&commit, PARTITION)?;
+        let hidden: BooleanArray = partitions.values().iter().map(|of| Some(*of == partition)).collect();
+        self.commits.push(filter_record_batch(&commit, &not(&hidden).map_err(storage)?).map_err(storage)?);
+        filter_record_batch(&commit, &hidden).map_err(storage)
+    }
+
     /// Gives rows their partitions, offsets and arrival time; yields the places by row.
     fn append(&mut self, rows: &RecordBatch, now: EventTime, to: Option<u32>) -> Result<Vec<(PartitionId, Offset)>, BrokerError> {
         let keys: &StringArray = column(rows, KEY)?;
@@ -153,111 +188,6 @@ impl Topic {
         });
         self.commits.push(RecordBatch::try_new(schema.clone(), columns.collect()).map_err(storage)?);
         Ok(places)
-    }
-}
-
-struct MemorySlice {
-    topic: Arc<TopicSpec>,
-    parts: Vec<SlicePart>,
-    batch: RecordBatch,
-}
-
-impl MemorySlice {
-    fn new(topic: Arc<TopicSpec>, batch: RecordBatch) -> Result<MemorySlice, BrokerError> {
-        let partitions: &UInt32Array = column(&batch, PARTITION)?;
-        let offsets: &UInt64Array = column(&batch, OFFSET)?;
-        let events: &TimestampMicrosecondArray = column(&batch, EVENT_TIME)?;
-        let arrivals: &TimestampMicrosecondArray = column(&batch, ARRIVAL_TIME)?;
-        let mut parts: Vec<SlicePart> = Vec::new();
-        for row in 0..batch.num_rows() {
-            let (partition, offset) = (PartitionId(partitions.value(row)), offsets.value(row));
-            let (event, arrival) = (EventTime(events.value(row)), EventTime(arrivals.value(row)));
-            match parts.last_mut().filter(|part| part.partition == partition) {
-                Some(part) => {
-                    part.next = Offset(offset + 1);
-                    part.rows += 1;
-                    part.max_event_time = part.max_event_time.max(event);
-                    part.max_arrival_time = part.max_arrival_time.max(arrival);
-                }
-                None => parts.push(SlicePart {
-                    partition,
-                    first: Offset(offset),
-                    next: Offset(offset + 1),
-                    rows: 1,
-                    max_event_time: event,
-                    max_arrival_time: arrival,
-                }),
-            }
-        }
-        Ok(MemorySlice { topic, parts, batch })
-    }
-}
-
-impl Slice for MemorySlice {
-    fn topic(&self) -> &Arc<TopicSpec> {
-        &self.topic
-    }
-
-    fn parts(&self) -> &[SlicePart] {
-        &self.parts
-    }
-
-    fn bytes(&self) -> usize {
-        self.batch.get_array_memory_size()
-    }
-
-    fn decode(&self, projection: &Projection) -> Result<RecordBatch, BrokerError> {
-        let indices: Result<Vec<usize>, _> = projection.columns.iter().map(|name| self.batch.schema().index_of(name)).collect();
-        self.batch.project(&indices.map_err(storage)?).map_err(storage)
-    }
-}
-
-struct MemoryReader {
-    state: Arc<Mutex<State>>,
-    topic: String,
-    from: Positions,
-    commit: usize,
-    row: usize,
-    positions: Positions,
-}
-
-impl TopicReader for MemoryReader {
-    fn poll(&mut self, max_rows: usize) -> Result<Option<Arc<dyn Slice>>, BrokerError> {
-        let state = self.state.lock();
-        let topic = known(&state, &self.topic)?;
-        while let Some(commit) = topic.commits.get(self.commit) {
-            let rest = commit.num_rows() - self.row;
-            if rest == 0 {
-                self.commit += 1;
-                self.row = 0;
-                continue;
-            }
-            let taken = commit.slice(self.row, rest.min(max_rows));
-            self.row += taken.num_rows();
-            let partitions: &UInt32Array = column(&taken, PARTITION)?;
-            let offsets: &UInt64Array = column(&taken, OFFSET)?;
-            let wanted: Vec<u32> = (0..taken.num_rows())
-                .filter(|row| {
-                    let from = self.from.get(&PartitionId(partitions.value(*row))).copied().unwrap_or_default();
-                    Offset(offsets.value(*row)) >= from
-                })
-                .map(|row| row as u32)
-                .collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let slice =
-                MemorySlice::new(topic.spec.clone(), take_record_batch(&taken, &UInt32Array::from(wanted)).map_err(storage)?)?;
-            for part in &slice.parts {
-                self.positions.insert(part.partition, part.next);
-            }
-            return Ok(Some(Arc::new(slice)));
-        }
-        Ok(None)
-    }
-
-    fn positions(&self) -> Positions {
-        self.positions.clone()
     }
 }
 
@@ -387,6 +317,12 @@ impl Broker for MemoryBroker {
             chunks: topic.commits.len() as u64,
             bytes: topic.commits.iter().map(|commit| commit.get_array_memory_size() as u64).sum(),
         })
+    }
+
+    fn unread(&self, topic: &str, from: &Positions, _: bool) -> Result<bool, BrokerError> {
+        let state = self.state.lock();
+        let ends = &known(&state, topic)?.ends;
+        Ok(from.iter().any(|(partition, next)| ends.get(partition.0 as usize).is_some_and(|end| next.0 < *end)))
     }
 
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
