@@ -15,6 +15,7 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Puts the guard in front of all routes of `router`. Handlers find a [`Principal`] among the
@@ -24,32 +25,42 @@ pub fn guard(router: Router, auth: Arc<Auth>) -> Router {
 }
 
 async fn check(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
-    if request.uri().path().starts_with("/health/") {
-        return next.run(request).await;
+    if !request.uri().path().starts_with("/health/") {
+        match admit(&auth, request.headers()) {
+            Ok(principal) => drop(request.extensions_mut().insert(principal)),
+            Err(refused) => return *refused,
+        }
     }
-    let headers = request.headers();
-    let principal = if auth.required() {
+    next.run(request).await
+}
+
+/// Who asks, by the headers of a request.
+///
+/// # Errors
+/// The refusal: 401, 403.
+pub fn admit(auth: &Auth, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
+    if auth.required() {
         let given = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
         if !auth.admits(given) {
             let detail = "send the server's token: `Authorization: Bearer …` (QUIKFLOW_TOKEN)";
             let mut refused = Problem::new(401, "unauthorized", "a token is needed").detail(detail).into_response();
             refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return refused;
+            return Err(Box::new(refused));
         }
-        Principal("token".to_owned())
-    } else {
-        if let Some(why) = foreign(headers) {
-            return Problem::new(403, "foreign_origin", "not from another site").detail(why).into_response();
-        }
-        Principal::default()
-    };
-    request.extensions_mut().insert(principal);
-    next.run(request).await
+        return Ok(Principal("token".to_owned()));
+    }
+    match foreign(headers) {
+        Some(why) => Err(Box::new(Problem::new(403, "foreign_origin", "not from another site").detail(why).into_response())),
+        None => Ok(Principal::default()),
+    }
 }
 
 /// Why a request to an open loopback door is not this machine's own.
 fn foreign(headers: &HeaderMap) -> Option<&'static str> {
-    let text = |value: &HeaderValue| value.to_str().map(str::to_ascii_lowercase).unwrap_or_default();
+    fn text(value: &HeaderValue) -> Cow<'_, str> {
+        let text = value.to_str().unwrap_or_default();
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) { text.to_ascii_lowercase().into() } else { text.into() }
+    }
     let host = headers.get(HOST).map(text);
     if host.as_deref().is_some_and(|host| !local_name(host)) {
         return Some("the host is not localhost, 127.0.0.1 or [::1]; set a token to serve other names");

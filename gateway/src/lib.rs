@@ -15,7 +15,7 @@ pub mod problem;
 pub mod serve;
 
 pub use auth::{Auth, GatewayError, Principal, may_bind};
-pub use guard::guard;
+pub use guard::{admit, guard};
 pub use health::health_routes;
 pub use problem::{FieldError, Problem};
-pub use serve::{ServeLimits, serve};
+pub use serve::{ServeLimits, route, serve, serve_with};

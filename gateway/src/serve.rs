@@ -3,9 +3,14 @@
 //! Past the limit new connections wait in the system's queue; none is accepted and dropped.
 
 use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -38,17 +43,42 @@ impl Default for ServeLimits {
     }
 }
 
-/// Serves `router` on `listener` until `shutdown` is done; then takes no new connections, lets
-/// requests end for [`ServeLimits::drain`], and returns.
+/// A router's answer.
+pub async fn route(router: Router, request: Request<Incoming>) -> Response {
+    match TowerToHyperService::new(router).call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// Serves `router` on `listener`, see [`serve_with`].
 ///
 /// # Errors
-/// The listener's address is gone. Errors of single connections end only these.
+/// As [`serve_with`].
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ServeLimits,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
+    serve_with(listener, move |request| route(router.clone(), request), limits, shutdown).await
+}
+
+/// Serves what `answer` answers on `listener` until `shutdown` is done; then takes no new connections,
+/// lets requests end for [`ServeLimits::drain`], and returns.
+///
+/// # Errors
+/// The listener's address is gone. Errors of single connections end only these.
+pub async fn serve_with<F, A>(
+    listener: TcpListener,
+    answer: F,
+    limits: ServeLimits,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()>
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Response> + Send + 'static,
+{
     let mut shutdown = pin!(shutdown);
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let (closing, _) = watch::channel(false);
@@ -75,9 +105,9 @@ pub async fn serve(
                 }
             }
         };
-        let (router, limits, closing) = (router.clone(), limits.clone(), closing.subscribe());
+        let (answer, limits, closing) = (answer.clone(), limits.clone(), closing.subscribe());
         connections.spawn(async move {
-            connection(stream, router, &limits, closing).await;
+            connection(stream, answer, &limits, closing).await;
             drop(permit);
         });
     }
@@ -96,14 +126,21 @@ fn of_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: &ServeLimits, mut closing: watch::Receiver<bool>) {
+async fn connection<F, A>(stream: TcpStream, answer: F, limits: &ServeLimits, mut closing: watch::Receiver<bool>)
+where
+    F: Fn(Request<Incoming>) -> A + Send,
+    A: Future<Output = Response> + Send + 'static,
+{
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection has gone");
         return;
     }
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.max_head_bytes.max(8192));
-    let service = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),

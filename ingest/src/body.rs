@@ -1,13 +1,14 @@
 //! A request's bytes: media type, encoding, size and budget.
 
 use crate::state::Door;
-use axum::body::Body;
+use axum::body::HttpBody;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
 use quikflow_gateway::Problem;
+use std::future::poll_fn;
 use std::io::Read;
+use std::pin::{Pin, pin};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How the events stand in the body.
@@ -42,8 +43,10 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     if charset.contains("charset") && !charset.contains("utf-8") {
         return Err(unsupported("JSON is UTF-8, send it without another charset"));
     }
+    if media.trim().eq_ignore_ascii_case("application/json") {
+        return Ok(Form::Json);
+    }
     match media.trim().to_ascii_lowercase().as_str() {
-        "application/json" => Ok(Form::Json),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => Ok(Form::Lines),
         _ => Err(unsupported("send `Content-Type: application/json` (one event or an array) or `application/x-ndjson`")),
     }
@@ -85,7 +88,7 @@ pub struct Held {
 ///
 /// # Errors
 /// 408, 413, 429, and 400 where the sender breaks off.
-pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Held, Problem> {
+pub async fn read(door: &Door, headers: &HeaderMap, body: impl HttpBody<Data = Bytes> + Send) -> Result<Held, Problem> {
     let limit = door.limits.max_body_bytes;
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
@@ -99,14 +102,15 @@ pub async fn read(door: &Door, headers: &HeaderMap, body: Body) -> Result<Held, 
     }
 }
 
-async fn collect(door: &Door, body: Body, announced: Option<usize>, mut room: OwnedSemaphorePermit) -> Result<Held, Problem> {
+async fn collect(
+    door: &Door,
+    body: impl HttpBody<Data = Bytes>,
+    announced: Option<usize>,
+    mut room: OwnedSemaphorePermit,
+) -> Result<Held, Problem> {
     let limit = door.limits.max_body_bytes;
-    let mut stream = body.into_data_stream();
-    let broken = |_| Problem::new(400, "body_broken", "the body broke off").detail("send the request again");
-    let first = match stream.next().await {
-        Some(first) => first.map_err(broken)?,
-        None => Bytes::new(),
-    };
+    let mut body = pin!(body);
+    let first = next(body.as_mut()).await?.unwrap_or_default();
     if announced == Some(first.len()) {
         return Ok(Held { bytes: first, room });
     }
@@ -122,9 +126,27 @@ async fn collect(door: &Door, body: Body, announced: Option<usize>, mut room: Ow
             // Twice what is there, so that a long body asks seldom.
             room.merge(door.reserve(all.len())?);
         }
-        match stream.next().await {
-            Some(next) => held = next.map_err(broken)?,
+        match next(body.as_mut()).await? {
+            Some(more) => held = more,
             None => return Ok(Held { bytes: all.freeze(), room }),
+        }
+    }
+}
+
+/// The body's next bytes; none at its end.
+async fn next<B: HttpBody<Data = Bytes>>(mut body: Pin<&mut B>) -> Result<Option<Bytes>, Problem> {
+    loop {
+        match poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            None => return Ok(None),
+            Some(Err(_)) => {
+                return Err(Problem::new(400, "body_broken", "the body broke off").detail("send the request again"));
+            }
+            // Trailers are no bytes.
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
         }
     }
 }

@@ -10,11 +10,12 @@ use crate::body::{Form, Packing, form, packing, read, unpack};
 use crate::joined::join;
 use crate::state::Door;
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use metrics::histogram;
-use quikflow_gateway::{Principal, Problem};
+use axum::http::{HeaderMap, Method, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use quikflow_gateway::{Auth, Principal, Problem, admit};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -25,24 +26,43 @@ pub struct Wanted {
     records: Option<bool>,
 }
 
-/// `POST /v1/events`: the type decides the topic.
-///
-/// # Errors
-/// See `interface.md`'s statuses: 400, 409, 413, 415, 422, 429, 503.
-pub async fn post_events(
-    State(door): State<Arc<Door>>,
-    principal: Option<Extension<Principal>>,
-    Query(wanted): Query<Wanted>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Accepted, Problem> {
-    take(&door, None, principal, &wanted, &headers, body).await
+/// `POST /v1/events`: the type decides the topic. Most requests are this one, so it can be answered
+/// without a router's layers around it.
+#[derive(Clone)]
+pub struct Events {
+    pub(crate) door: Arc<Door>,
+    pub(crate) auth: Arc<Auth>,
+}
+
+impl Events {
+    /// Whether a request is one of these.
+    pub fn takes<B>(&self, request: &Request<B>) -> bool {
+        request.method() == Method::POST && request.uri().path() == "/v1/events"
+    }
+
+    /// Admits the request by its headers, and answers it: 202, or 400, 401, 403, 409, 413, 415, 422, 429, 503.
+    pub async fn answer<B>(self, request: Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send,
+    {
+        let (head, body) = request.into_parts();
+        let principal = match admit(&self.auth, &head.headers) {
+            Ok(principal) => principal,
+            Err(refused) => return *refused,
+        };
+        let wanted = match head.uri.query().map(|_| Query::<Wanted>::try_from_uri(&head.uri)) {
+            None => Wanted::default(),
+            Some(Ok(Query(wanted))) => wanted,
+            Some(Err(refused)) => return refused.into_response(),
+        };
+        take(&self.door, None, principal, &wanted, &head.headers, body).await.into_response()
+    }
 }
 
 /// `POST /v1/topics/{topic}/records`: only event types of that topic.
 ///
 /// # Errors
-/// As [`post_events`]; 404 for a topic that takes no events.
+/// As [`Events::answer`]; 404 for a topic that takes no events.
 pub async fn post_records(
     State(door): State<Arc<Door>>,
     Path(topic): Path<String>,
@@ -56,16 +76,17 @@ pub async fn post_records(
         let detail = format!("no topic `{topic}` takes events, see /openapi.json for those that do");
         return Err(Problem::new(404, "unknown_topic", "no such topic").detail(detail));
     }
+    let principal = principal.map(|Extension(principal)| principal).unwrap_or_default();
     take(&door, Some(topic), principal, &wanted, &headers, body).await
 }
 
 async fn take(
     door: &Arc<Door>,
     topic: Option<String>,
-    principal: Option<Extension<Principal>>,
+    principal: Principal,
     wanted: &Wanted,
     headers: &HeaderMap,
-    body: Body,
+    body: impl HttpBody<Data = Bytes> + Send,
 ) -> Result<Accepted, Problem> {
     let started = door.clock.elapsed();
     let (form, packing) = (form(headers)?, packing(headers)?);
@@ -73,13 +94,13 @@ async fn take(
         topic,
         key: key(headers)?,
         places: wanted.records.unwrap_or(true),
-        principal: principal.map(|Extension(p)| p.0).unwrap_or_default(),
+        principal: principal.0,
         lane: lane(headers, form)?,
     };
     let mut held = read(door, headers, body).await?;
     if form == Form::Json && packing == Packing::Plain && held.bytes.len() <= door.limits.inline_bytes && !is_array(&held.bytes) {
         let answer = join(door, held.bytes, order, held.room).await;
-        histogram!("quikflow_ingest_seconds").record(door.clock.elapsed().saturating_sub(started));
+        door.seconds.record(door.clock.elapsed().saturating_sub(started));
         return answer;
     }
     // What is packed may be large: never unpack it on an async thread.
@@ -92,7 +113,7 @@ async fn take(
     .await?;
     let answer = pending.answer().await;
     drop(room);
-    histogram!("quikflow_ingest_seconds").record(door.clock.elapsed().saturating_sub(started));
+    door.seconds.record(door.clock.elapsed().saturating_sub(started));
     answer
 }
 

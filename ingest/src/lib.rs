@@ -28,26 +28,31 @@ pub mod members;
 pub mod socket;
 pub mod state;
 
+pub use events::Events;
 pub use state::{IngestLimits, IngestState};
 
 use axum::Router;
+use axum::extract::Request;
 use axum::routing::{get, post, put};
 use quikflow_gateway::{guard, health_routes};
 use std::sync::Arc;
 
-/// All routes of the ingest address, behind the guard.
-pub fn router(state: IngestState) -> Router {
+/// All routes of the ingest address, behind the guard, and the one that most requests are for: it may
+/// be asked before the router, which has it too.
+pub fn router(state: IngestState) -> (Router, Events) {
     let health = health_routes(Arc::clone(&state.ready), Arc::clone(&state.metrics));
     let auth = Arc::clone(&state.auth);
     let documents = documents::routes(&state.catalogue);
     let state = Arc::new(state::Door::new(state));
+    let events = Events { door: Arc::clone(&state), auth: Arc::clone(&auth) };
+    let posted = events.clone();
     let routes = Router::new()
-        .route("/v1/events", post(events::post_events))
+        .route("/v1/events", post(move |request: Request| posted.clone().answer(request)))
         .route("/v1/topics/{topic}/records", post(events::post_records))
         .route("/v1/ws", get(socket::upgrade))
         .route("/api/v1/channels/{channel}/members/{user}", put(members::add).delete(members::remove))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .with_state(state);
-    guard(routes.merge(health).merge(documents), auth)
+    (guard(routes.merge(health).merge(documents), auth), events)
 }

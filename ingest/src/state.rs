@@ -2,6 +2,7 @@
 
 use crate::answer::too_busy;
 use crate::joined::Joined;
+use metrics::{Histogram, histogram};
 use quikflow_gateway::health::{Metrics, Ready};
 use quikflow_gateway::{Auth, Problem};
 use quikflow_topics::clock::SharedClock;
@@ -86,6 +87,8 @@ pub struct Door {
     pub(crate) decoders: Arc<Semaphore>,
     pub(crate) sockets: Arc<Semaphore>,
     pub(crate) joined: Joined,
+    /// How long requests take; kept, since looking it up costs more than a record of it.
+    pub(crate) seconds: Histogram,
     /// Names requests without a lane in the ids of their dead letters: start of the process, and a count.
     started: i64,
     requests: AtomicU64,
@@ -107,6 +110,7 @@ impl Door {
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
             sockets: Arc::new(Semaphore::new(limits.max_sockets)),
             joined: Joined::default(),
+            seconds: histogram!("quikflow_ingest_seconds"),
             limits,
             requests: AtomicU64::new(0),
         }

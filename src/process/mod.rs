@@ -159,8 +159,8 @@ impl Process {
         let auth = Arc::new(setup.auth);
         let mut servers = Vec::new();
         if let Some(listener) = listeners.0 {
-            let router = served::ingest(&inside, &auth, closed.clone());
-            servers.push(served::spawn(&runtime, listener, router, closed.clone()));
+            let (router, events) = served::ingest(&inside, &auth, closed.clone());
+            servers.push(served::spawn_ingest(&runtime, listener, router, events, closed.clone()));
         }
         if let Some(listener) = listeners.1 {
             let router = served::query(&inside, &auth, read)?;

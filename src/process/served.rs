@@ -3,16 +3,21 @@
 use super::introspect::{Asked, Inside};
 use crate::exit::Failure;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use quikflow_gateway::{Auth, ServeLimits, guard, serve};
-use quikflow_ingest::{IngestLimits, IngestState};
+use quikflow_gateway::{Auth, ServeLimits, guard, route, serve, serve_with};
+use quikflow_ingest::{Events, IngestLimits, IngestState};
 use quikflow_query_api::{QueryLimits, QueryState};
 use quikflow_sinks::store::ReadSide;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+/// An address that is served.
+type Serving = tokio::task::JoinHandle<std::io::Result<()>>;
 
 /// What the process says of itself on both addresses.
 fn own(inside: &Arc<Inside>) -> Router {
@@ -32,8 +37,8 @@ fn own(inside: &Arc<Inside>) -> Router {
         .route("/v1/status", get(status))
 }
 
-/// The ingest address; it brings its own guard.
-pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Receiver<bool>) -> Router {
+/// The ingest address; it brings its own guard. Events are asked for before the router.
+pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Receiver<bool>) -> (Router, Events) {
     let (ready, metrics) = (inside.clone(), inside.clone());
     let state = IngestState {
         broker: inside.broker.clone(),
@@ -46,7 +51,8 @@ pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Rec
         closing,
     };
     let own = guard(own(inside), auth.clone());
-    quikflow_ingest::router(state).merge(own)
+    let (router, events) = quikflow_ingest::router(state);
+    (router.merge(own), events)
 }
 
 /// The query address.
@@ -67,15 +73,26 @@ pub(crate) fn health(inside: &Arc<Inside>, auth: &Arc<Auth>) -> Router {
 }
 
 /// Serves an address until the process closes.
-pub(crate) fn spawn(
-    runtime: &tokio::runtime::Runtime,
+pub(crate) fn spawn(runtime: &Runtime, listener: TcpListener, router: Router, closing: watch::Receiver<bool>) -> Serving {
+    runtime.spawn(serve(listener, router, ServeLimits::default(), closed(closing)))
+}
+
+/// Serves the ingest address until the process closes.
+pub(crate) fn spawn_ingest(
+    runtime: &Runtime,
     listener: TcpListener,
     router: Router,
-    mut closing: watch::Receiver<bool>,
-) -> tokio::task::JoinHandle<std::io::Result<()>> {
-    let closed = async move {
-        // A sender that has gone closes as well.
-        closing.wait_for(|closing| *closing).await.map(drop).unwrap_or_default();
+    events: Events,
+    closing: watch::Receiver<bool>,
+) -> Serving {
+    let answer = move |request: Request<_>| {
+        let (events, router) = (events.clone(), router.clone());
+        async move { if events.takes(&request) { events.answer(request).await } else { route(router, request).await } }
     };
-    runtime.spawn(serve(listener, router, ServeLimits::default(), closed))
+    runtime.spawn(serve_with(listener, answer, ServeLimits::default(), closed(closing)))
+}
+
+async fn closed(mut closing: watch::Receiver<bool>) {
+    // A sender that has gone closes as well.
+    closing.wait_for(|closing| *closing).await.map(drop).unwrap_or_default();
 }

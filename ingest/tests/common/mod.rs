@@ -189,7 +189,7 @@ fn over<B: Broker>(broker: Arc<B>, change: impl FnOnce(&mut IngestLimits)) -> Se
     let mut limits = IngestLimits::default();
     change(&mut limits);
     let (closing, watch) = tokio::sync::watch::channel(false);
-    let router = quikflow_ingest::router(IngestState {
+    let (router, _) = quikflow_ingest::router(IngestState {
         broker: broker.clone(),
         catalogue: Arc::new(catalogue()),
         clock: ManualClock::at(EventTime(1_767_225_600_000_000)),
