@@ -145,13 +145,15 @@ end_process() {
   rm -f "$DIR/$name.pid" "$DIR/$name.born"
 }
 
-# certificate: an authority and a certificate for 127.0.0.1 that it signed, in DIR/tls; made once.
+# certificate: an authority and a certificate for 127.0.0.1 that it signed, in DIR/tls; made once, by
+# the first of the services that start side by side.
 certificate() {
   local tls=$DIR/tls
-  [[ ! -s $tls/server.pem ]] || return 0
   command -v openssl >/dev/null || return 1
   mkdir -p "$tls"
   (
+    flock -w 60 7 || exit 1
+    [[ ! -s $tls/server.pem ]] || exit 0
     cd "$tls"
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj '/CN=test authority' \
       -addext 'basicConstraints=critical,CA:TRUE' -keyout ca.key -out ca.pem
@@ -160,5 +162,5 @@ certificate() {
     openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile server.ext -out server.new
     chmod 600 server.key ca.key
     mv server.new server.pem
-  ) >"$DIR/tls.log" 2>&1
+  ) 7>"$DIR/tls.lock" >"$DIR/tls.log" 2>&1
 }
