@@ -25,11 +25,15 @@ use support::{Server, Start, both, free_ports};
 
 crate::tests! {
     each BROKERS: async the_main_job_is_exact_on_real_stores,
+    each SHARING: async r13_r19_processes_share_the_sinks_and_come_and_go,
     each BROKERS: async r13_r17_kills_of_every_process_and_frozen_stores_change_nothing,
 }
 
 /// What is beneath; Kafka where a test server is named.
 const BROKERS: [&str; 2] = ["embedded", "kafka"];
+
+/// Where several processes share the sinks.
+const SHARING: [&str; 1] = ["kafka"];
 
 /// The stores: name, the variable of the test server, the setting.
 const STORES: [(&str, &str, &str); 5] = [
@@ -200,6 +204,48 @@ async fn the_main_job_is_exact_on_real_stores(broker: &'static str) {
     let taken = clock.elapsed();
     settle(&server);
     println!("{broker}: {} events sent in {:?}, settled after {:?}", lines.len(), taken - started, clock.elapsed() - started);
+    check(&server, &lines).await;
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+/// Waits until another process has (or none has) some of the sinks.
+async fn until_elsewhere(server: &Server, some: bool) {
+    for _ in 0..600 {
+        let report = server.get("/v1/lag").await;
+        let elsewhere = report["sinks"].as_array().unwrap().iter().filter(|sink| sink["state"] == "elsewhere").count();
+        if (elsewhere > 0) == some {
+            println!("{elsewhere} sinks run elsewhere");
+            return;
+        }
+        pause(Duration::from_millis(100)).await;
+    }
+    panic!("sinks run elsewhere: {some} was waited for; {}", server.get("/v1/lag").await["sinks"]);
+}
+
+/// One process has all parts; others come and take some of the sinks, are killed, frozen, stopped.
+async fn r13_r19_processes_share_the_sinks_and_come_and_go(broker: &'static str) {
+    let folder = tempfile::tempdir().unwrap();
+    let beneath = beneath(broker, folder.path());
+    let lines = evenly(input(10_000));
+    let file = folder.path().join("events.jsonl");
+    std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+    let start = Start { env: beneath.env, ..Start::default() };
+    let server = start.run(&folder.path().join("data"));
+    let sinks = |name: &str| Start { args: vec!["sinks".to_owned()], ..start.clone() }.run(&folder.path().join(name));
+    let send = server.send(&file, &["--batch", "50", "--rate", &(lines.len() / 60).to_string()]);
+    let killed = sinks("killed");
+    until_elsewhere(&server, true).await;
+    killed.kill();
+    until_elsewhere(&server, false).await;
+    let frozen = sinks("frozen");
+    until_elsewhere(&server, true).await;
+    frozen.signal("-STOP");
+    until_elsewhere(&server, false).await;
+    frozen.signal("-CONT");
+    until_elsewhere(&server, true).await;
+    sent(&send.wait_with_output().unwrap());
+    assert_eq!(frozen.stop().code(), Some(0));
+    settle(&server);
     check(&server, &lines).await;
     assert_eq!(server.stop().code(), Some(0));
 }

@@ -115,6 +115,10 @@ pub trait Store: Send + Sync {
     fn gathers(&self) -> u32 {
         1
     }
+    /// Whether other processes may write it too: then they share its sinks.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// A table that can be read.

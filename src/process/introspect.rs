@@ -12,6 +12,7 @@ use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicSt
 use quikflow_topics::brokers::embedded::EmbeddedBroker;
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
+use quikflow_topics::share::Work;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -64,7 +65,7 @@ impl Inside {
         status: Option<&EngineStatus>,
     ) -> Result<BTreeMap<String, Positions>, BrokerError> {
         let found = status.and_then(|s| s.topologies.iter().find(|t| t.name == topology.name));
-        if let Some(found) = found.filter(|_| self.broker.shares() <= 1) {
+        if let Some(found) = found.filter(|_| self.broker.shares(Work::Pipelines) <= 1) {
             return Ok(found.positions.clone());
         }
         // Other processes may have shares of it.
@@ -301,7 +302,7 @@ impl Inside {
         }
         for sink in self.sinks.iter().flat_map(SinkRunner::status) {
             let detail = match &sink.state {
-                State::Running => String::new(),
+                State::Running | State::Elsewhere => String::new(),
                 State::BackingOff { error, .. } => error.clone(),
                 State::Stopped { error } => error.clone().unwrap_or_else(|| "stopped".into()),
             };

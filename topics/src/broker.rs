@@ -12,7 +12,7 @@ pub use crate::wait::{Answer, Ticket, Wakeup};
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, EventTime, Offset, PartitionId};
-use crate::share::{Membership, ShareHolder};
+use crate::share::{Membership, ShareHolder, Work};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::collections::BTreeMap;
@@ -417,8 +417,8 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Storage errors.
     fn last_epoch(&self) -> Result<Epoch, BrokerError>;
-    /// Into how many shares the pipelines' work is divided (R19); 1: one process does all of it.
-    fn shares(&self) -> u32 {
+    /// Into how many shares the work is divided (R19); 1: one process does all of it.
+    fn shares(&self, _work: Work) -> u32 {
         1
     }
     /// Joins the processes that share the work; `holder` hears which shares fall to this one. None
@@ -426,7 +426,7 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// # Errors
     /// Storage errors.
-    fn join(&self, _holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
+    fn join(&self, _work: Work, _holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
         Ok(None)
     }
     /// Makes this process the one that commits epochs of `shares` from here on, and reads what their

@@ -8,6 +8,15 @@
 use crate::partitioner::murmur2;
 use std::ops::Range;
 
+/// What several processes divide among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Topologies.
+    Pipelines,
+    /// Sinks into stores that several processes may write.
+    Sinks,
+}
+
 /// One of several shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -25,9 +34,9 @@ impl Share {
     }
 }
 
-/// The share that has the whole of a topology that cannot be divided.
-pub fn whole_in(topology: &str, of: u32) -> u32 {
-    (murmur2(topology.as_bytes()) & 0x7fff_ffff) % of.max(1)
+/// The share that has the whole of a topology that cannot be divided, or of a sink.
+pub fn whole_in(name: &str, of: u32) -> u32 {
+    (murmur2(name.as_bytes()) & 0x7fff_ffff) % of.max(1)
 }
 
 /// Under which name a share of a topology is stored.

@@ -17,6 +17,7 @@ use quikflow_topics::broker::{Broker, TopologyState};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::failpoint;
 use quikflow_topics::ids::{Epoch, EventTime};
+use quikflow_topics::share::Work;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,9 +81,9 @@ pub(crate) fn start(
 ) -> Result<Started, EngineError> {
     let options = EngineOptions { workers: options.workers.max(1), ..options };
     let keyed: Vec<Vec<bool>> = plan.topologies.iter().map(|topology| keyed_nodes(topology)).collect();
-    let all: Vec<u32> = (0..broker.shares()).collect();
+    let all: Vec<u32> = (0..broker.shares(Work::Pipelines)).collect();
     let mine = shares.unwrap_or(&all);
-    let graph = Arc::new(Graph::of_shares(&plan, &keyed, mine, broker.shares()));
+    let graph = Arc::new(Graph::of_shares(&plan, &keyed, mine, broker.shares(Work::Pipelines)));
     let last = broker.take_over(mine)?;
     let Recovered { epoch, states, times, books } = recover(&graph, &broker, last)?;
     watch.update(|status| {

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use quikflow_topics::broker::{Broker, BrokerError};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::Epoch;
-use quikflow_topics::share::{Membership, ShareHolder};
+use quikflow_topics::share::{Membership, ShareHolder, Work};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,7 +212,7 @@ impl Supervisor {
         clock: SharedClock,
         options: EngineOptions,
     ) -> Result<Supervisor, EngineError> {
-        let shared = broker.shares() > 1;
+        let shared = broker.shares(Work::Pipelines) > 1;
         let inner = Arc::new(Inner {
             plan,
             broker: broker.clone(),
@@ -226,7 +226,7 @@ impl Supervisor {
         });
         let supervisor = Supervisor { inner: inner.clone(), membership: Mutex::default(), thread: Mutex::default() };
         if shared {
-            *supervisor.membership.lock() = broker.join(inner.clone())?;
+            *supervisor.membership.lock() = broker.join(Work::Pipelines, inner.clone())?;
         } else {
             inner.state.lock().wanted = Some(Vec::new());
             inner.start_engine(&[])?;

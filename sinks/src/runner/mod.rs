@@ -10,20 +10,24 @@
 //! * [`deliver`]: one batch: retry, per-item outcomes, bisecting, dead letters
 //! * [`pace`]: how many rows a call holds, how long a pause takes, when the circuit opens
 //! * [`replay`]: dead letters on their second way
+//! * [`shares`]: which sinks run here, where several processes share them
 //! * [`status`]: what can be seen from outside
 
 mod deliver;
 mod pace;
 mod replay;
+mod shares;
 pub mod status;
 mod task;
 
 use crate::store::{Store, StoreError, StoreSet};
 use arrow::array::{BooleanArray, RecordBatch};
 use parking_lot::{Condvar, Mutex};
-use quikflow_topics::broker::Broker;
+use quikflow_topics::broker::{Broker, BrokerError};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
+use quikflow_topics::share::{Membership, Work};
+use shares::Shares;
 use status::{SinkStatus, State};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,6 +129,9 @@ pub enum RunnerError {
     /// A sink declares a filter, but none was compiled.
     #[error("sink `{0}` declares a filter, which was not compiled")]
     FilterMissing(String),
+    /// The broker does not let this process join those who share the sinks.
+    #[error("the sinks cannot be shared: {0}")]
+    Shares(#[from] BrokerError),
     /// The runner needs a tokio runtime for the stores' clients.
     #[error("the sink runner was started outside a tokio runtime")]
     NoRuntime,
@@ -149,6 +156,14 @@ pub(crate) struct Signal {
 impl Signal {
     fn new() -> Signal {
         Signal { stopping: AtomicBool::new(false), deadline: Mutex::new(Duration::MAX), changed: Condvar::new() }
+    }
+
+    /// Asks for a stop, whose draining ends at `deadline`.
+    pub(crate) fn stop(&self, deadline: Duration) {
+        let mut until = self.deadline.lock();
+        *until = deadline;
+        self.stopping.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
     }
 
     /// Whether a stop was asked for.
@@ -176,6 +191,8 @@ pub struct SinkRunner {
     clock: SharedClock,
     signal: Arc<Signal>,
     tasks: Vec<Arc<Mutex<SinkStatus>>>,
+    shares: Option<Arc<Shares>>,
+    membership: Mutex<Option<Box<dyn Membership>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -198,8 +215,13 @@ impl SinkRunner {
             clock: clock.clone(),
             signal: Arc::new(Signal::new()),
             tasks: Vec::new(),
+            shares: None,
+            membership: Mutex::default(),
             threads: Mutex::new(Vec::new()),
         };
+        let of = broker.shares(Work::Sinks);
+        let log = broker.clone();
+        let shares = (of > 1).then(|| Shares::new(of, move || log.wakeup().bump()));
         let mut tasks = Vec::new();
         for setup in sinks {
             if setup.sink.filter.is_some() && setup.filter.is_none() {
@@ -208,9 +230,11 @@ impl SinkRunner {
             let store = stores.store_of(&setup.sink)?;
             let status = Arc::new(Mutex::new(SinkStatus::new(&setup.sink, store.name())));
             let options = options.for_store(store.as_ref());
+            let shares = shares.clone().filter(|_| store.is_shared());
             tasks.push(Task {
                 setup,
                 store,
+                shares,
                 broker: broker.clone(),
                 clock: clock.clone(),
                 runtime: runtime.clone(),
@@ -222,9 +246,13 @@ impl SinkRunner {
         }
         let mut runner = runner;
         runner.tasks = tasks.iter().map(|t| t.status.clone()).collect();
+        runner.shares = shares.filter(|_| tasks.iter().any(|task| task.shares.is_some()));
         for task in tasks {
             let sink = task.setup.sink.name.clone();
             runner.spawn(&sink, move || task.run())?;
+        }
+        if let Some(shares) = &runner.shares {
+            *runner.membership.lock() = broker.join(Work::Sinks, shares.clone())?;
         }
         let (signal, statuses, every) = (runner.signal.clone(), runner.tasks.clone(), options.housekeeping);
         runner.spawn("housekeeping", move || housekeep(&stores.all(), &statuses, &signal, &clock, &runtime, every))?;
@@ -252,6 +280,12 @@ impl SinkRunner {
             .map(|task| {
                 let mut status = task.lock().clone();
                 status.settle(self.clock.elapsed());
+                if status.state == State::Elsewhere
+                    && let Ok(offsets) = self.broker.group_offsets(&format!("sink:{}", status.sink))
+                {
+                    let of_topic = offsets.into_iter().filter(|((topic, _), _)| *topic == status.topic);
+                    status.positions = of_topic.map(|((_, partition), offset)| (partition, offset)).collect();
+                }
                 if let Ok(stats) = self.broker.stats(&status.topic) {
                     status.lag = status.lag_behind(&stats);
                 }
@@ -262,11 +296,9 @@ impl SinkRunner {
 
     /// Writes what the topics hold now, for `within` at most, then ends the threads. Blocking.
     pub fn stop(&self, within: Duration) {
-        {
-            let mut deadline = self.signal.deadline.lock();
-            *deadline = self.clock.elapsed().saturating_add(within);
-            self.signal.stopping.store(true, Ordering::SeqCst);
-            self.signal.changed.notify_all();
+        self.signal.stop(self.clock.elapsed().saturating_add(within));
+        if let Some(shares) = &self.shares {
+            shares.wake();
         }
         self.broker.wakeup().bump();
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -275,6 +307,8 @@ impl SinkRunner {
                 tracing::error!("a sink's thread ended by a panic");
             }
         }
+        // The sinks have ended: others may have their shares.
+        self.membership.lock().take();
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub enum State {
     /// Following its topic.
     Running,
+    /// Another process has its share, or will have it.
+    Elsewhere,
     /// The store (or the log) does not answer: trying again.
     BackingOff {
         /// What it last said; never a secret.

@@ -1,6 +1,7 @@
 //! One sink's loop: read, filter, write, report; start anew where the topic was reset.
 
 use super::pace::Pace;
+use super::shares::Shares;
 use super::status::{Circuit, SinkStatus, State};
 use super::{RunnerOptions, Signal, SinkSetup};
 use crate::store::{Store, StoreError};
@@ -27,12 +28,16 @@ pub(crate) struct Task {
     pub(crate) options: RunnerOptions,
     pub(crate) pace: Mutex<Pace>,
     pub(crate) status: Arc<Mutex<SinkStatus>>,
+    /// Where several processes share the sinks of its store.
+    pub(crate) shares: Option<Arc<Shares>>,
 }
 
 /// Why a sink's loop ends.
 pub(crate) enum End {
     /// A stop was asked for.
     Stop,
+    /// Another process has its share.
+    GivenUp,
     /// The store may have forgotten rows: begin again from what it holds.
     Again,
     /// Trying again will not help.
@@ -65,7 +70,7 @@ impl Task {
     pub(crate) fn run(self) {
         let guard = Guard(self.status.clone());
         let error = match self.follow() {
-            Ok(()) | Err(End::Stop | End::Again) => None,
+            Ok(()) | Err(End::Stop | End::GivenUp | End::Again) => None,
             Err(End::Failed(error)) => {
                 tracing::error!(sink = self.setup.sink.name, error, "the sink has stopped");
                 Some(error)
@@ -158,15 +163,33 @@ impl Task {
         if self.signal.stopping() {
             return Err(End::Stop);
         }
+        self.still_mine()?;
         if open {
             self.status.lock().circuit = Circuit::HalfOpen;
         }
         Ok(())
     }
 
+    fn still_mine(&self) -> Result<(), End> {
+        let mine = self.shares.as_ref().is_none_or(|shares| shares.mine(&self.setup.sink.name));
+        if mine { Ok(()) } else { Err(End::GivenUp) }
+    }
+
     fn follow(&self) -> Result<(), End> {
         loop {
-            match self.follow_on() {
+            let turn = match &self.shares {
+                None => None,
+                Some(shares) => {
+                    self.status.lock().state = State::Elsewhere;
+                    let Some(turn) = shares.turn(&self.setup.sink.name, &self.signal) else { return Ok(()) };
+                    self.status.lock().state = State::Running;
+                    Some(turn)
+                }
+            };
+            let end = self.follow_on();
+            drop(turn);
+            match end {
+                Err(End::GivenUp) if !self.signal.stopping() => {}
                 Err(End::Again) if !self.signal.stopping() => {
                     let sink = &self.setup.sink.name;
                     tracing::warn!(sink, "the store was started anew: the sink goes on from the offsets that it holds");
@@ -197,6 +220,7 @@ impl Task {
             let mut gathered = self.clock.elapsed();
             loop {
                 let seen = self.broker.wakeup().version();
+                self.still_mine()?;
                 if self.clock.elapsed() >= next_replay && !self.signal.stopping() {
                     self.replay(&positions, generation)?;
                     if let Err(StoreError::Forgot { .. }) = self.wait(self.store.remembers(&sink.name)) {

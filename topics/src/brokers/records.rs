@@ -8,6 +8,7 @@ use crate::ids::{EventTime, Offset, PartitionId};
 use crate::json::{StoredDecoder, StoredRecord};
 use crate::schema::{ARRIVAL_TIME, OFFSET, PARTITION};
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
@@ -23,16 +24,60 @@ pub(super) struct Incoming {
     pub(super) arrival: i64,
     /// Microseconds.
     pub(super) event_time: i64,
-    pub(super) key: Option<String>,
-    pub(super) ty: Option<String>,
+    /// UTF-8.
+    pub(super) key: Option<Bytes>,
+    pub(super) ty: Option<Arc<str>>,
     /// Canonical JSON, or whatever someone else wrote.
-    pub(super) value: Vec<u8>,
+    pub(super) value: Bytes,
 }
 
 impl Incoming {
     /// The memory that it takes, about.
     pub(super) fn size(&self) -> usize {
-        self.value.len() + self.key.as_ref().map_or(0, String::len) + 96
+        self.value.len() + self.key.as_ref().map_or(0, Bytes::len) + 96
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.key.as_ref().and_then(|key| std::str::from_utf8(key).ok())
+    }
+}
+
+/// Where records that come one after the other are put side by side: one allocation for many, since they
+/// are made on one thread and dropped on another.
+#[derive(Default)]
+pub(super) struct Block {
+    room: BytesMut,
+    /// The type of the record before: mostly this one's too.
+    ty: Option<Arc<str>>,
+}
+
+impl Block {
+    /// Bytes of one block.
+    const BYTES: usize = 64 << 10;
+
+    /// A copy of `bytes`.
+    pub(super) fn keep(&mut self, bytes: &[u8]) -> Bytes {
+        if self.room.capacity() < bytes.len() {
+            self.room = BytesMut::with_capacity(bytes.len().max(Block::BYTES));
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
+    }
+
+    /// A copy of a key; what is no UTF-8 in it is replaced.
+    pub(super) fn keep_key(&mut self, key: &[u8]) -> Bytes {
+        match std::str::from_utf8(key) {
+            Ok(_) => self.keep(key),
+            Err(_) => self.keep(String::from_utf8_lossy(key).as_bytes()),
+        }
+    }
+
+    /// A type.
+    pub(super) fn keep_type(&mut self, ty: &str) -> Arc<str> {
+        match &self.ty {
+            Some(known) if **known == *ty => known.clone(),
+            _ => self.ty.insert(ty.into()).clone(),
+        }
     }
 }
 
@@ -104,7 +149,7 @@ impl RecordSlice {
         for (row, record) in (0_u32..).zip(&self.records) {
             let stored = StoredRecord {
                 value: &record.value,
-                key: record.key.as_deref(),
+                key: record.key(),
                 ty: record.ty.as_deref().unwrap_or("ROW"),
                 event_time: record.event_time,
             };

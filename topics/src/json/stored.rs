@@ -81,7 +81,7 @@ impl StoredDecoder {
         if rows {
             scratch.forget_nulls();
         }
-        let ty = envelope.ty.map(|ty| ty.text(text).into_owned());
+        let ty = envelope.ty.map(|ty| ty.text(text));
         let beside = Beside { id: None, ty: Some(ty.as_deref().unwrap_or(record.ty)), key: record.key };
         append(text, &self.plan, &envelope, beside, scratch, &mut self.columns);
         Ok(())

@@ -225,6 +225,10 @@ impl Store for Shared {
         self.0.backend.name()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn ensure(&self, sink: &SinkSpec, topic: &TopicSpec) -> Result<(), StoreError> {
         let layout = Arc::new(Layout::new(&Arc::new(sink.clone()), topic)?);
         self.0.tables.write().insert(sink.name.clone(), layout.clone());

@@ -16,6 +16,7 @@ use crate::partitioner::partition_of;
 use crate::schema::{EVENT_TIME, KEY, TYPE};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -99,16 +100,24 @@ pub(super) type Id = Option<(String, Number)>;
 
 /// A record without its mark, and its id.
 pub(super) fn incoming(partition: u32, found: Found) -> (Incoming, Id) {
-    let key = found.key.map(|key| String::from_utf8_lossy(&key).into_owned());
+    let key = found.key.map(|key| Bytes::from(String::from_utf8_lossy(&key).into_owned()));
     let (offset, arrival) = (found.offset, found.arrival);
     match unmark(&found.value) {
         Some((value, mark)) => {
-            let record = Incoming { partition, offset, arrival, event_time: mark.time, key, ty: Some(mark.ty), value };
+            let record = Incoming {
+                partition,
+                offset,
+                arrival,
+                event_time: mark.time,
+                key,
+                ty: Some(mark.ty.into()),
+                value: value.into(),
+            };
             (record, Some((mark.by, mark.no)))
         }
         None => {
             let event_time = own_time(&found.value).unwrap_or(arrival);
-            (Incoming { partition, offset, arrival, event_time, key, ty: None, value: found.value }, None)
+            (Incoming { partition, offset, arrival, event_time, key, ty: None, value: found.value.into() }, None)
         }
     }
 }
@@ -139,7 +148,7 @@ mod tests {
             let whole: serde_json::Value = serde_json::from_slice(&raw.value).unwrap();
             assert_eq!(whole["_quikflow"]["no"], serde_json::json!([3, 4]));
             let (incoming, id) = incoming(0, Found { offset: 1, arrival: 9, key: None, value: raw.value });
-            assert_eq!(String::from_utf8(incoming.value).unwrap(), json);
+            assert_eq!(String::from_utf8(incoming.value.to_vec()).unwrap(), json);
             assert_eq!((id, incoming.event_time), (Some(("a\"b".to_owned(), (3, 4))), 7));
         }
     }
@@ -148,6 +157,6 @@ mod tests {
     fn what_others_wrote_is_left_as_it_is() {
         let value = b"{\"timestamp\":\"1970-01-01T00:00:01Z\",\"_quikflow\":{\"no\":1}}".to_vec();
         let (incoming, id) = incoming(2, Found { offset: 0, arrival: 5, key: Some(b"k".to_vec()), value: value.clone() });
-        assert_eq!((incoming.value, id, incoming.event_time), (value, None, 1_000_000));
+        assert_eq!((incoming.value, id, incoming.event_time), (Bytes::from(value), None, 1_000_000));
     }
 }

@@ -8,6 +8,7 @@ use super::Shared;
 use super::config::failed;
 use super::link::Link;
 use super::record::{self, Outgoing};
+use super::watch::Watched;
 use crate::broker::{Answer, Append, Appended, BrokerError, Ticket};
 use crate::brokers::records::Origins;
 use crate::dead_letter::DeadLetter;
@@ -100,22 +101,20 @@ impl ProducerContext for Deliveries {
 
 pub(super) type Appender = ThreadedProducer<Deliveries>;
 
-pub(super) fn appender(shared: &Shared) -> Result<Appender, BrokerError> {
+fn appender(shared: &Shared) -> Result<Watched<Appender>, BrokerError> {
     let heard = Deliveries { link: shared.options.link.clone() };
-    shared.options.producer().create_with_context(heard).map_err(|e| failed("opening a producer", &e))
+    let producer = shared.options.producer().create_with_context(heard).map_err(|e| failed("opening a producer", &e))?;
+    Ok(shared.options.watch.add(producer))
 }
 
 impl Shared {
-    /// The producer of appends, opened when it is first needed.
-    pub(super) fn open_appender(&self) -> Result<Arc<Appender>, BrokerError> {
+    /// The producer of appends, opened when it is first needed, and anew where it is lost: what was in
+    /// flight is answered as failed then.
+    pub(super) fn open_appender(&self) -> Result<Watched<Appender>, BrokerError> {
         let mut open = self.appender.lock();
-        match open.as_ref() {
+        match open.as_ref().filter(|producer| !producer.is_lost()) {
             Some(producer) => Ok(producer.clone()),
-            None => {
-                let producer = Arc::new(appender(self)?);
-                *open = Some(producer.clone());
-                Ok(producer)
-            }
+            None => Ok(open.insert(appender(self)?).clone()),
         }
     }
 }
@@ -131,7 +130,7 @@ impl Origins for Shared {
             None => Vec::new(),
         };
         let (answer, ticket) = Ticket::new();
-        append(&self, self.open_appender()?.as_ref(), &Append::default(), &[], &letters, answer)?;
+        append(&self, &*self.open_appender()?, &Append::default(), &[], &letters, answer)?;
         ticket.wait().map(drop)
     }
 }

@@ -3,16 +3,17 @@
 use super::config::{CALL, failed};
 use super::reader::KafkaReader;
 use super::record::{self, Outgoing};
+use super::watch::Watched;
 use super::{KafkaBroker, admin, append, epoch, index, lanes, member, progress};
 use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
 };
-use crate::brokers::records::RecordSlice;
+use crate::brokers::records::{Block, RecordSlice};
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
-use crate::share::{Membership, ShareHolder, share_of};
+use crate::share::{Membership, ShareHolder, Work, share_of};
 use arrow::array::RecordBatch;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl KafkaBroker {
-    fn appender(&self) -> Result<Arc<append::Appender>, BrokerError> {
+    fn appender(&self) -> Result<Watched<append::Appender>, BrokerError> {
         self.shared.open_appender()
     }
 
@@ -67,7 +68,7 @@ impl Broker for KafkaBroker {
         };
         let (answer, ticket) = Ticket::new();
         let Some(lane) = append.lane.clone() else {
-            append::append(&self.shared, self.appender()?.as_ref(), &append, &rows, &letters, answer)?;
+            append::append(&self.shared, &*self.appender()?, &append, &rows, &letters, answer)?;
             return Ok(ticket);
         };
         let now = self.shared.options.clock.elapsed();
@@ -121,7 +122,7 @@ impl Broker for KafkaBroker {
         list.add_partition_offset(&physical, number, at).map_err(|e| failed(&what, &e))?;
         consumer.assign(&list).map_err(|e| failed(&what, &e))?;
         let found = match consumer.poll(CALL) {
-            Some(Ok(message)) => record::incoming(&message).filter(|record| record.offset == offset.0),
+            Some(Ok(message)) => record::incoming(&message, &mut Block::default()).filter(|record| record.offset == offset.0),
             Some(Err(KafkaError::PartitionEOF(_))) => None,
             Some(Err(error)) => return Err(failed(&what, &error)),
             None => return Err(BrokerError::Storage(format!("kafka: {what}: no answer within {CALL:?}"))),
@@ -161,19 +162,24 @@ impl Broker for KafkaBroker {
         let (key, value) = (format!("o{}{group}{0}{topic}", index::UNIT), index::places_text(&places).into_bytes());
         let entry = Outgoing::entry(&self.shared.own_topic("progress").into(), key, Some(value));
         let (answer, ticket) = Ticket::new();
-        append::append(&self.shared, self.appender()?.as_ref(), &Append::default(), &[], &[entry], answer)?;
+        append::append(&self.shared, &*self.appender()?, &Append::default(), &[], &[entry], answer)?;
         // Later news will come; until then less than the truth is safe.
         drop(ticket);
         Ok(())
     }
 
-    fn shares(&self) -> u32 {
-        self.shared.shares
+    fn shares(&self, work: Work) -> u32 {
+        match work {
+            Work::Pipelines => self.shared.shares,
+            Work::Sinks => self.shared.sink_shares,
+        }
     }
 
-    fn join(&self, holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
-        self.shared.joined.store(true, Ordering::SeqCst);
-        Ok(Some(Box::new(member::join(&self.shared, holder)?)))
+    fn join(&self, work: Work, holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
+        if work == Work::Pipelines {
+            self.shared.joined.store(true, Ordering::SeqCst);
+        }
+        Ok(Some(Box::new(member::join(&self.shared, work, holder)?)))
     }
 
     fn take_over(&self, shares: &[u32]) -> Result<Epoch, BrokerError> {
@@ -233,7 +239,7 @@ impl Broker for KafkaBroker {
             None => Vec::new(),
         };
         let (answer, ticket) = Ticket::new();
-        append::append(&self.shared, self.appender()?.as_ref(), &Append::default(), &[], &marks, answer)?;
+        append::append(&self.shared, &*self.appender()?, &Append::default(), &[], &marks, answer)?;
         ticket.wait().map(|_| marks.len())
     }
 

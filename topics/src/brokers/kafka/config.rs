@@ -1,6 +1,7 @@
 //! How the brokers are reached, and what a failure means for whoever configured it.
 
 use super::link::{Heard, Link};
+use super::watch::{Watch, Watched};
 use crate::broker::BrokerError;
 use crate::clock::SharedClock;
 use rdkafka::config::ClientConfig;
@@ -54,6 +55,8 @@ pub struct KafkaOptions {
     pub clock: SharedClock,
     /// Says it once when the brokers do not answer, for all clients.
     pub link: Arc<Link>,
+    /// Knows which clients have lost their brokers for good.
+    pub watch: Arc<Watch>,
 }
 
 impl std::fmt::Debug for KafkaOptions {
@@ -95,6 +98,7 @@ impl KafkaOptions {
             shares: SHARES,
             transactions: true,
             link: Link::new(clock.clone()),
+            watch: Arc::default(),
             clock,
         })
     }
@@ -140,14 +144,23 @@ impl KafkaOptions {
     }
 
     /// A client that reads, with these settings.
-    pub(super) fn reader(&self) -> Result<Client, BrokerError> {
-        self.consumer().create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))
+    pub(super) fn reader(&self) -> Result<Watched<Client>, BrokerError> {
+        self.reading(&self.consumer())
+    }
+
+    /// The same for who asks for what is not committed yet too.
+    pub(super) fn reader_of_all(&self) -> Result<Watched<Client>, BrokerError> {
+        self.reading(self.consumer().set("isolation.level", "read_uncommitted"))
+    }
+
+    fn reading(&self, config: &ClientConfig) -> Result<Watched<Client>, BrokerError> {
+        let client: Client = config.create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))?;
+        Ok(self.watch.add(client))
     }
 
     /// The same for who reads up to the end and then stops: the end is told when a fetch comes back empty.
-    pub(super) fn quick_reader(&self) -> Result<Client, BrokerError> {
-        let mut config = self.consumer();
-        config.set("fetch.wait.max.ms", "10").create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))
+    pub(super) fn quick_reader(&self) -> Result<Watched<Client>, BrokerError> {
+        self.reading(self.consumer().set("fetch.wait.max.ms", "10"))
     }
 
     /// For producers: idempotent, acknowledged by all in-sync replicas.

@@ -126,9 +126,9 @@ pub(super) fn wait_for_open_transactions(shared: &Shared, state: &str, share: u3
     let ask = |consumer: &super::config::Client| {
         patiently("asking for the end of the state", || consumer.fetch_watermarks(state, partition, CALL)).map(|(_, end)| end)
     };
-    let wanted = ask(&shared.everything)?;
+    let wanted = ask(&*shared.everything.get()?)?;
     for round in 0..1_800 {
-        if ask(&shared.committed)? >= wanted {
+        if ask(&*shared.committed.get()?)? >= wanted {
             return Ok(());
         }
         if round == 40 {
@@ -261,7 +261,7 @@ impl Writer {
         let mut raised = BTreeMap::new();
         for topic in &reset.outputs {
             let spec = self.shared.spec(topic)?;
-            let all = self.shared.offsets(&self.shared.committed, &spec, Offset::End)?;
+            let all = self.shared.offsets(&*self.shared.committed.get()?, &spec, Offset::End)?;
             self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
             let generation = self.generation(topic)? + 1;
             let key = format!("g{UNIT}{topic}");

@@ -2,7 +2,7 @@
 //! them reports it many times a second.
 
 use crate::clock::SharedClock;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -32,11 +32,13 @@ pub struct Link {
     clock: SharedClock,
     absent: AtomicBool,
     told: Mutex<Told>,
+    /// A client has reported something.
+    news: Condvar,
 }
 
 impl Link {
     pub(super) fn new(clock: SharedClock) -> Arc<Link> {
-        Arc::new(Link { clock, absent: AtomicBool::new(false), told: Mutex::default() })
+        Arc::new(Link { clock, absent: AtomicBool::new(false), told: Mutex::default(), news: Condvar::new() })
     }
 
     /// A client has lost a broker or does not reach it: said at the first time, then every half a minute.
@@ -51,6 +53,18 @@ impl Link {
             told.away = Some(now);
             told.said = true;
         }
+        drop(told);
+        self.news.notify_all();
+    }
+
+    /// When a client last reported that a broker is away, in the clock's monotonic time: waits for a report
+    /// later than `seen`, so long at most.
+    pub(super) fn reported_after(&self, seen: Duration, most: Duration) -> Duration {
+        let mut told = self.told.lock();
+        if told.reported <= seen && !most.is_zero() {
+            self.news.wait_for(&mut told, most);
+        }
+        told.reported
     }
 
     /// A client was answered.

@@ -5,6 +5,7 @@
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
 //! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
 //! * `member`: the group by which several processes share the pipelines' work
+//! * `watch`: clients that have lost their brokers for good are opened anew
 //! * `link`: says once for all clients that the brokers do not answer, and that they do again
 //! * `progress`: how far everybody has come, in `quikflow.progress`; `tails`: where logs end
 //! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
@@ -30,14 +31,16 @@ mod record;
 mod table;
 mod tails;
 mod transactions;
+mod watch;
 
 pub use config::{KafkaOptions, Login};
 pub use link::Link;
+pub use watch::Watch;
 
 use crate::broker::{BrokerError, TopicStats, Wakeup};
 use crate::catalogue::TopicSpec;
 use config::Client;
-use config::{CALL, failed, patiently};
+use config::{CALL, patiently};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
@@ -45,9 +48,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use watch::{Lasting, Watched};
 
 /// How long a topic's figures are taken for the present ones.
 const FRESH: Duration = Duration::from_millis(20);
+
+/// Into how many shares the sinks are divided, where nobody made the topic with another number.
+const SINK_SHARES: u32 = 12;
 
 /// What callers, readers and writers share.
 struct Shared {
@@ -57,8 +64,8 @@ struct Shared {
     admin: admin::Admin,
     topics: RwLock<BTreeMap<String, Arc<TopicSpec>>>,
     /// Asks for offsets of what is committed, and of everything.
-    committed: Client,
-    everything: Client,
+    committed: Lasting<Client>,
+    everything: Lasting<Client>,
     figures: Mutex<HashMap<String, (Duration, TopicStats)>>,
     tails: Mutex<tails::Tails>,
     written: Mutex<HashMap<String, tails::Written>>,
@@ -68,8 +75,9 @@ struct Shared {
     own: Mutex<progress::Own>,
     /// Records that retention took before they were read here, by topic.
     lost: Mutex<BTreeMap<String, u64>>,
-    /// Into how many shares the work is divided.
+    /// Into how many shares the work of the pipelines is divided, and that of the sinks.
     shares: u32,
+    sink_shares: u32,
     /// This process shares the work with others, and by which place in the group.
     joined: AtomicBool,
     membership: Arc<Mutex<Option<Arc<ConsumerGroupMetadata>>>>,
@@ -77,7 +85,7 @@ struct Shared {
     dead: Mutex<Option<dead::DeadLetters>>,
     lane_lines: Mutex<Option<(table::Table, BTreeMap<String, u64>)>>,
     lanes: Mutex<HashMap<String, std::sync::mpsc::Sender<lanes::Work>>>,
-    appender: Mutex<Option<Arc<append::Appender>>>,
+    appender: Mutex<Option<Watched<append::Appender>>>,
     epochs: Mutex<Option<epoch::Epochs>>,
 }
 
@@ -98,14 +106,13 @@ impl KafkaBroker {
     /// # Errors
     /// No broker answers; a right is missing.
     pub fn open(options: KafkaOptions) -> Result<Arc<KafkaBroker>, BrokerError> {
-        let open = |e| failed("the settings", &e);
-        let committed = options.reader()?;
-        let everything =
-            options.consumer().set("isolation.level", "read_uncommitted").create_with_context(options.heard()).map_err(open)?;
+        let committed = Lasting::new(&options, KafkaOptions::reader)?;
+        let everything = Lasting::new(&options, KafkaOptions::reader_of_all)?;
         let admin = admin::Admin::new(&options)?;
         let own = |name: &str| format!("{}quikflow.{name}", options.prefix);
         let mut wanted = ["dead", "lanes", "progress"].map(|name| admin::Wanted::own(own(name))).to_vec();
         wanted.extend(["state", "work"].map(|name| admin::Wanted::shared(own(name), options.shares)));
+        wanted.push(admin::Wanted::shared(own("sinks"), SINK_SHARES));
         admin.ensure(&wanted)?;
         let counts = admin.partitions()?;
         if counts.get(&own("state")) != counts.get(&own("work")) {
@@ -127,6 +134,7 @@ impl KafkaBroker {
             own: Mutex::default(),
             lost: Mutex::default(),
             shares: *counts.get(&own("state")).unwrap_or(&1),
+            sink_shares: *counts.get(&own("sinks")).unwrap_or(&1),
             joined: AtomicBool::new(false),
             membership: Arc::default(),
             inheritance: Mutex::default(),
@@ -137,6 +145,7 @@ impl KafkaBroker {
             epochs: Mutex::default(),
             options,
         });
+        watch::start(&shared)?;
         Ok(Arc::new(KafkaBroker { shared }))
     }
 }
@@ -210,9 +219,9 @@ impl Shared {
         let topic = self.own_topic("lanes");
         let ask =
             |consumer: &Client| patiently("reading the lanes", || consumer.fetch_watermarks(&topic, 0, CALL)).map(|(_, end)| end);
-        let wanted = ask(&self.everything)?;
+        let wanted = ask(&*self.everything.get()?)?;
         for _ in 0..1_400 {
-            if ask(&self.committed)? >= wanted {
+            if ask(&*self.committed.get()?)? >= wanted {
                 return self.lane_line(producer);
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -259,8 +268,8 @@ impl Shared {
             let _at = at;
             return Ok(stats.clone());
         }
-        let (start, mut end) =
-            (self.offsets(&self.committed, &spec, At::Beginning)?, self.offsets(&self.committed, &spec, At::End)?);
+        let committed = self.committed.get()?;
+        let (start, mut end) = (self.offsets(&committed, &spec, At::Beginning)?, self.offsets(&committed, &spec, At::End)?);
         self.look_at_tails(topic, &start, &end, now)?;
         self.tails.lock().cut(topic, &start, &mut end);
         let records = start.iter().zip(&end).map(|(start, end)| end.saturating_sub(*start)).sum();

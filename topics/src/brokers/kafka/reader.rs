@@ -8,8 +8,9 @@
 use super::Shared;
 use super::config::{Client, failed};
 use super::record::incoming;
+use super::watch::Watched;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
-use crate::brokers::records::{Incoming, RecordSlice};
+use crate::brokers::records::{Block, Incoming, RecordSlice};
 use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::{Condvar, Mutex};
@@ -78,17 +79,10 @@ impl KafkaReader {
                 shared.lost(&topic.name, partition.0, offset.0, first);
             }
         }
-        let physical = shared.physical(&topic.name);
-        let consumer = shared.options.reader()?;
-        let mut list = TopicPartitionList::new();
-        let wanted = |partition: i32| partitions.iter().any(|p| i32::try_from(p.0) == Ok(partition));
-        for (partition, position) in (0..).zip(&positions).filter(|(partition, _)| wanted(*partition)) {
-            let at = if *position == 0 { At::Beginning } else { At::Offset(i64::try_from(*position).unwrap_or(i64::MAX)) };
-            list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
-        }
-        consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
-        let ends = shared.offsets(&shared.committed, &topic, At::End)?;
-        let at_end = (0..).zip(positions.iter().zip(&ends)).map(|(partition, (at, end))| !wanted(partition) || at >= end);
+        let wanted: Vec<bool> = (0..topic.partitions).map(|partition| partitions.contains(&PartitionId(partition))).collect();
+        let consumer = assigned(shared, &topic, &wanted, &positions)?;
+        let ends = shared.offsets(&*shared.committed.get()?, &topic, At::End)?;
+        let at_end = wanted.iter().zip(positions.iter().zip(&ends)).map(|(wanted, (at, end))| !wanted || at >= end);
         let at_end = at_end.collect();
         let buffer = Buffer { at_end, ..Buffer::default() };
         let between = Arc::new(Between {
@@ -98,7 +92,16 @@ impl KafkaReader {
             closed: AtomicBool::new(false),
         });
         let (shared_too, between_too, topic_too, next) = (shared.clone(), between.clone(), topic.clone(), positions.clone());
-        let filler = Filler { shared: shared_too, between: between_too, consumer, topic: topic_too, next, ends };
+        let filler = Filler {
+            shared: shared_too,
+            between: between_too,
+            consumer,
+            topic: topic_too,
+            next,
+            ends,
+            wanted,
+            block: Block::default(),
+        };
         let thread = std::thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || filler.run());
         let thread = Some(thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?);
         Ok(KafkaReader { shared: shared.clone(), topic, between, positions, thread })
@@ -154,21 +157,45 @@ impl TopicReader for KafkaReader {
     }
 }
 
+/// A consumer that goes on from `next` in each partition that is wanted.
+fn assigned(shared: &Shared, topic: &TopicSpec, wanted: &[bool], next: &[u64]) -> Result<Watched<Client>, BrokerError> {
+    let physical = shared.physical(&topic.name);
+    let consumer = shared.options.reader()?;
+    let mut list = TopicPartitionList::new();
+    for (partition, (wanted, next)) in (0..).zip(wanted.iter().zip(next)) {
+        if *wanted {
+            let at = if *next == 0 { At::Beginning } else { At::Offset(i64::try_from(*next).unwrap_or(i64::MAX)) };
+            list.add_partition_offset(&physical, partition, at).map_err(|e| failed("opening a reader", &e))?;
+        }
+    }
+    consumer.assign(&list).map_err(|e| failed(&format!("reading topic `{physical}`"), &e))?;
+    Ok(consumer)
+}
+
 /// The thread's side.
 struct Filler {
     shared: Arc<Shared>,
     between: Arc<Between>,
-    consumer: Client,
+    consumer: Watched<Client>,
     topic: Arc<TopicSpec>,
+    /// Which partitions it reads.
+    wanted: Vec<bool>,
     /// After the last record of each partition.
     next: Vec<u64>,
     /// Where each partition ended when the reader was opened.
     ends: Vec<u64>,
+    block: Block,
 }
 
 impl Filler {
     fn run(mut self) {
         while !self.between.closed.load(Ordering::SeqCst) && !self.shared.is_closed() {
+            if self.consumer.is_lost() {
+                match assigned(&self.shared, &self.topic, &self.wanted, &self.next) {
+                    Ok(consumer) => self.consumer = consumer,
+                    Err(error) => tracing::warn!(%error, topic = self.topic.name, "kafka: a reader cannot be opened anew yet"),
+                }
+            }
             let (mut taken, mut ended, mut error) = (Vec::new(), Vec::new(), None);
             let (mut wait, mut bytes) = (Duration::from_millis(250), 0);
             // What has come already is handed over together.
@@ -184,7 +211,7 @@ impl Filler {
                                 self.perhaps_lost(message.partition(), before);
                             }
                         }
-                        taken.extend(incoming(&message));
+                        taken.extend(incoming(&message, &mut self.block));
                         bytes += taken.last().map_or(0, Incoming::size);
                     }
                     Err(KafkaError::PartitionEOF(partition)) => {

@@ -6,7 +6,7 @@
 
 use super::config::failed;
 use crate::broker::{BrokerError, TopicRows};
-use crate::brokers::records::{Incoming, own_time};
+use crate::brokers::records::{Block, Incoming, own_time};
 use crate::catalogue::TopicKind;
 use crate::json::Encoder;
 use crate::partitioner::partition_of;
@@ -97,20 +97,20 @@ where
     }
 }
 
-/// The message, or none where it is a tombstone.
-pub(super) fn incoming(message: &BorrowedMessage<'_>) -> Option<Incoming> {
-    let value = message.payload()?.to_vec();
+/// The message, copied into `block`, or none where it is a tombstone.
+pub(super) fn incoming(message: &BorrowedMessage<'_>, block: &mut Block) -> Option<Incoming> {
+    let value = message.payload()?;
     let arrival = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000);
     let event_time =
-        header(message, "time").and_then(|time| time.parse().ok()).unwrap_or_else(|| own_time(&value).unwrap_or(arrival));
+        header(message, "time").and_then(|time| time.parse().ok()).unwrap_or_else(|| own_time(value).unwrap_or(arrival));
     Some(Incoming {
         partition: u32::try_from(message.partition()).unwrap_or(0),
         offset: u64::try_from(message.offset()).unwrap_or(0),
         arrival,
         event_time,
-        key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
-        ty: header(message, "type").map(str::to_owned),
-        value,
+        key: message.key().map(|key| block.keep_key(key)),
+        ty: header(message, "type").map(|ty| block.keep_type(ty)),
+        value: block.keep(value),
     })
 }
 

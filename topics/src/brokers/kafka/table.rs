@@ -2,6 +2,7 @@
 
 use super::config::{CALL, Client, KafkaOptions, failed, patiently};
 use super::record::header;
+use super::watch::Lasting;
 use crate::broker::BrokerError;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
@@ -26,7 +27,7 @@ impl Entry<'_> {
 
 /// Follows one of the own topics.
 pub(super) struct Table {
-    consumer: Client,
+    reader: Lasting<Client>,
     topic: String,
     partition: i32,
     /// The next offset to read, and the end of the log when that was reached.
@@ -40,24 +41,25 @@ impl Table {
     }
 
     pub(super) fn of(options: &KafkaOptions, topic: &str, partition: u32) -> Result<Table, BrokerError> {
-        let consumer = options.quick_reader()?;
+        let reader = Lasting::new(options, KafkaOptions::quick_reader)?;
         let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-        Ok(Table { consumer, topic: topic.to_owned(), partition, next: 0, end: 0 })
+        Ok(Table { reader, topic: topic.to_owned(), partition, next: 0, end: 0 })
     }
 
     /// Reads what was committed since the last time, up to the end.
     pub(super) fn catch_up(&mut self, mut apply: impl FnMut(&Entry<'_>) -> Result<(), BrokerError>) -> Result<(), BrokerError> {
         let what = format!("reading topic `{}`", self.topic);
-        let (_, end) = patiently(&what, || self.consumer.fetch_watermarks(&self.topic, self.partition, CALL))?;
+        let consumer = self.reader.get()?;
+        let (_, end) = patiently(&what, || consumer.fetch_watermarks(&self.topic, self.partition, CALL))?;
         if end <= self.end {
             return Ok(());
         }
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, self.partition, Offset::Offset(self.next)).map_err(|e| failed(&what, &e))?;
-        self.consumer.assign(&list).map_err(|e| failed(&what, &e))?;
+        consumer.assign(&list).map_err(|e| failed(&what, &e))?;
         let mut silent = 0;
         loop {
-            match self.consumer.poll(CALL) {
+            match consumer.poll(CALL) {
                 Some(Ok(message)) => {
                     let offset = u64::try_from(message.offset()).unwrap_or(0);
                     let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or("");
@@ -82,6 +84,6 @@ impl Table {
             }
         }
         self.end = end;
-        self.consumer.unassign().map_err(|e| failed(&what, &e))
+        consumer.unassign().map_err(|e| failed(&what, &e))
     }
 }

@@ -5,6 +5,7 @@
 //! looked up, once a partition has come to rest.
 
 use super::config::Client;
+use super::watch::Watched;
 use super::{FRESH, Shared};
 use crate::broker::{BrokerError, Positions};
 use crate::ids::PartitionId;
@@ -30,7 +31,7 @@ pub(super) struct Tails {
     known: HashMap<(String, u32), (u64, u64)>,
     /// (topic, partition) → (end of the log, since when).
     seen: HashMap<(String, u32), (u64, Duration)>,
-    reader: Option<Client>,
+    reader: Option<Watched<Client>>,
 }
 
 impl Tails {
@@ -102,7 +103,7 @@ impl Shared {
         if let Some(known) = self.written.lock().get(topic).filter(fresh) {
             return Ok(known.ends.clone());
         }
-        let ends = self.offsets(&self.everything, self.spec(topic)?.as_ref(), Offset::End)?;
+        let ends = self.offsets(&*self.everything.get()?, self.spec(topic)?.as_ref(), Offset::End)?;
         self.written.lock().insert(topic.to_owned(), Written { ends: ends.clone(), handed, at: now });
         Ok(ends)
     }
@@ -115,8 +116,8 @@ impl Shared {
             return Ok(());
         }
         let reader = match tails.reader.take() {
-            Some(reader) => reader,
-            None => self.options.quick_reader()?,
+            Some(reader) if !reader.is_lost() => reader,
+            _ => self.options.quick_reader()?,
         };
         for (partition, next, end) in look(&reader, &self.physical(topic), &unknown).unwrap_or_default() {
             tails.remember(topic, partition, next, end);

@@ -3,6 +3,7 @@
 use super::config::{CALL, KafkaOptions, failed};
 use super::link::Link;
 use super::record::{self, Outgoing};
+use super::watch::Watched;
 use crate::broker::BrokerError;
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
@@ -49,7 +50,7 @@ impl ProducerContext for Undelivered {
 
 /// Who may write under one transactional id; opening another one under it fences this one.
 pub(super) struct Transactions {
-    producer: ThreadedProducer<Undelivered>,
+    producer: Watched<ThreadedProducer<Undelivered>>,
     /// Transactions, or records that are acknowledged and no more.
     real: bool,
 }
@@ -61,6 +62,7 @@ impl Transactions {
         let settings = options.transactional(id);
         let producer: ThreadedProducer<Undelivered> =
             settings.create_with_context(Undelivered::new(options)).map_err(|e| failed(&what, &e))?;
+        let producer = options.watch.add(producer);
         producer.init_transactions(CALL * 3).map_err(|e| failed(&what, &e))?;
         Ok(Transactions { producer, real: true })
     }
@@ -70,7 +72,7 @@ impl Transactions {
         let mut settings = options.producer();
         settings.set("linger.ms", "1").set("delivery.report.only.error", "true");
         let producer = settings.create_with_context(Undelivered::new(options)).map_err(|e| failed("opening a producer", &e))?;
-        Ok(Transactions { producer, real: false })
+        Ok(Transactions { producer: options.watch.add(producer), real: false })
     }
 
     pub(super) fn begin(&self) -> Result<(), BrokerError> {
@@ -81,7 +83,7 @@ impl Transactions {
     }
 
     pub(super) fn send(&self, out: &Outgoing) -> Result<(), BrokerError> {
-        record::send(&self.producer, out, ())
+        record::send(&*self.producer, out, ())
     }
 
     /// Waits until every record is acknowledged. (The client's own `flush` waits by tenths of a second.)
@@ -89,7 +91,7 @@ impl Transactions {
         let mut waited = Duration::ZERO;
         let mut nap = Duration::from_micros(500);
         while self.producer.in_flight_count() > 0 {
-            if waited > CALL * 5 {
+            if waited > CALL * 5 || self.producer.is_lost() {
                 let what = "kafka: a transaction's records are not acknowledged; check that Kafka runs";
                 return Err(BrokerError::Storage(what.to_owned()));
             }
