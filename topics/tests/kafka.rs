@@ -194,7 +194,7 @@ fn r1_what_a_transaction_does_not_show_yet_is_unread() {
     let mut until = |wanted: usize| {
         let mut rows = 0;
         let settled = (0..100).find(|_| {
-            std::thread::sleep(Duration::from_millis(100));
+            broker.wakeup().wait(broker.wakeup().version(), Duration::from_millis(100));
             let (more, positions) = read();
             rows += more;
             rows == wanted && !unread(&positions, 1)
