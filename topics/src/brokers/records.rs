@@ -8,7 +8,7 @@ use crate::ids::{EventTime, Offset, PartitionId};
 use crate::json::{StoredDecoder, StoredRecord};
 use crate::schema::{ARRIVAL_TIME, OFFSET, PARTITION};
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
@@ -39,45 +39,6 @@ impl Incoming {
 
     fn key(&self) -> Option<&str> {
         self.key.as_ref().and_then(|key| std::str::from_utf8(key).ok())
-    }
-}
-
-/// Where records that come one after the other are put side by side: one allocation for many, since they
-/// are made on one thread and dropped on another.
-#[derive(Default)]
-pub(super) struct Block {
-    room: BytesMut,
-    /// The type of the record before: mostly this one's too.
-    ty: Option<Arc<str>>,
-}
-
-impl Block {
-    /// Bytes of one block.
-    const BYTES: usize = 64 << 10;
-
-    /// A copy of `bytes`.
-    pub(super) fn keep(&mut self, bytes: &[u8]) -> Bytes {
-        if self.room.capacity() < bytes.len() {
-            self.room = BytesMut::with_capacity(bytes.len().max(Block::BYTES));
-        }
-        self.room.extend_from_slice(bytes);
-        self.room.split().freeze()
-    }
-
-    /// A copy of a key; what is no UTF-8 in it is replaced.
-    pub(super) fn keep_key(&mut self, key: &[u8]) -> Bytes {
-        match std::str::from_utf8(key) {
-            Ok(_) => self.keep(key),
-            Err(_) => self.keep(String::from_utf8_lossy(key).as_bytes()),
-        }
-    }
-
-    /// A type.
-    pub(super) fn keep_type(&mut self, ty: &str) -> Arc<str> {
-        match &self.ty {
-            Some(known) if **known == *ty => known.clone(),
-            _ => self.ty.insert(ty.into()).clone(),
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
     TopicStats, TopologyState, Wakeup,
 };
-use crate::brokers::records::{Block, RecordSlice};
+use crate::brokers::records::RecordSlice;
 use crate::catalogue::TopicSpec;
 use crate::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
 use crate::ids::{Epoch, Offset, PartitionId};
@@ -122,7 +122,9 @@ impl Broker for KafkaBroker {
         list.add_partition_offset(&physical, number, at).map_err(|e| failed(&what, &e))?;
         consumer.assign(&list).map_err(|e| failed(&what, &e))?;
         let found = match consumer.poll(CALL) {
-            Some(Ok(message)) => record::incoming(&message, &mut Block::default()).filter(|record| record.offset == offset.0),
+            Some(Ok(message)) => {
+                record::incoming(&message, &mut record::Block::default()).filter(|record| record.offset == offset.0)
+            }
             Some(Err(KafkaError::PartitionEOF(_))) => None,
             Some(Err(error)) => return Err(failed(&what, &error)),
             None => return Err(BrokerError::Storage(format!("kafka: {what}: no answer within {CALL:?}"))),

@@ -7,10 +7,10 @@
 
 use super::Shared;
 use super::config::{Client, failed};
-use super::record::incoming;
+use super::record::{Block, incoming};
 use super::watch::Watched;
 use crate::broker::{BrokerError, Positions, Slice, TopicReader};
-use crate::brokers::records::{Block, Incoming, RecordSlice};
+use crate::brokers::records::{Incoming, RecordSlice};
 use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use parking_lot::{Condvar, Mutex};

@@ -6,13 +6,14 @@
 
 use super::config::failed;
 use crate::broker::{BrokerError, TopicRows};
-use crate::brokers::records::{Block, Incoming, own_time};
+use crate::brokers::records::{Incoming, own_time};
 use crate::catalogue::TopicKind;
 use crate::json::Encoder;
 use crate::partitioner::partition_of;
 use crate::schema::{EVENT_TIME, ID, KEY, TYPE};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
+use bytes::{Bytes, BytesMut};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
@@ -93,6 +94,45 @@ where
                 }
             }
             Err((error, _)) => return Err(failed(&format!("writing to topic `{}`", record.topic), &error)),
+        }
+    }
+}
+
+/// Where records that come one after the other are put side by side: one allocation for many, since they
+/// are made on one thread and dropped on another.
+#[derive(Default)]
+pub(super) struct Block {
+    room: BytesMut,
+    /// The type of the record before: mostly this one's too.
+    ty: Option<Arc<str>>,
+}
+
+impl Block {
+    /// Bytes of one block.
+    const BYTES: usize = 64 << 10;
+
+    /// A copy of `bytes`.
+    pub(super) fn keep(&mut self, bytes: &[u8]) -> Bytes {
+        if self.room.capacity() < bytes.len() {
+            self.room = BytesMut::with_capacity(bytes.len().max(Block::BYTES));
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
+    }
+
+    /// A copy of a key; what is no UTF-8 in it is replaced.
+    pub(super) fn keep_key(&mut self, key: &[u8]) -> Bytes {
+        match std::str::from_utf8(key) {
+            Ok(_) => self.keep(key),
+            Err(_) => self.keep(String::from_utf8_lossy(key).as_bytes()),
+        }
+    }
+
+    /// A type.
+    pub(super) fn keep_type(&mut self, ty: &str) -> Arc<str> {
+        match &self.ty {
+            Some(known) if **known == *ty => known.clone(),
+            _ => self.ty.insert(ty.into()).clone(),
         }
     }
 }
