@@ -3,7 +3,7 @@
 
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /build
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY .cargo .cargo
 COPY topics topics
 COPY gateway gateway

@@ -293,12 +293,16 @@ impl Traffic<'_> {
         self.server = self.start.run(&self.data);
     }
 
-    /// An epoch that Kafka refused ends the process, which goes on from the last one.
-    fn still_there(&mut self, broker: &str) {
-        if self.server.ended().is_some() {
-            assert_eq!(broker, "kafka", "the process ended by itself");
-            self.start_again();
+    /// Waits until a share is sent; nothing that befalls the others ends our process.
+    async fn sent(&mut self, mut send: std::process::Child) {
+        while send.try_wait().unwrap().is_none() {
+            if let Some(status) = self.server.ended() {
+                send.kill().unwrap();
+                panic!("the process ended by itself: {status}");
+            }
+            pause(Duration::from_millis(20)).await;
         }
+        sent(&send.wait_with_output().unwrap());
     }
 
     /// Records that sinks of a store have not written yet.
@@ -346,8 +350,7 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
                 service("start", name);
             }
         }
-        traffic.still_there(broker);
-        sent(&send.wait_with_output().unwrap());
+        traffic.sent(send).await;
     }
     let frozen = std::env::var("QUIKFLOW_FROZEN_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
     for name in &beneath.services {
@@ -358,8 +361,7 @@ async fn r13_r17_kills_of_every_process_and_frozen_stores_change_nothing(broker:
             assert!(traffic.lag_of(name).await > 0, "{name} was frozen, and its sinks wrote");
         }
         drop(ice);
-        traffic.still_there(broker);
-        sent(&send.wait_with_output().unwrap());
+        traffic.sent(send).await;
     }
     assert!(traffic.shares.next().is_none(), "some events were not sent");
     settle(&traffic.server);

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # One Kafka broker that is its own controller, from its Maven artifacts.
-# KAFKA_PROPERTIES: further lines of server.properties (SASL, TLS).
+# A second listener wants TLS and a login: quikflow may do everything, stranger nothing; the password is
+# the name. KAFKA_PROPERTIES: further lines of server.properties.
 
 kafka_home() { echo "$CACHE/kafka-$(digest "$HERE/kafka/pom.xml")"; }
 
@@ -18,15 +19,30 @@ install_kafka() {
 install_kafka_client() { make_python_env kafka "$HERE/kafka/packages.txt" --only-binary :all:; }
 
 kafka_settings() {
-  local port=$1
+  local port=$1 guarded= map=
+  if certificate; then
+    guarded=,GUARDED://127.0.0.1:$(port_of kafka-guarded) map=,GUARDED:SASL_SSL
+    cat "$DIR/tls/server.key" "$DIR/tls/server.pem" >"$DIR/kafka/server.pem"
+    cat <<SETTINGS
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+  user_quikflow="quikflow" user_stranger="stranger";
+listener.name.guarded.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.guarded.ssl.keystore.type=PEM
+listener.name.guarded.ssl.keystore.location=$DIR/kafka/server.pem
+SETTINGS
+  fi
   cat <<SETTINGS
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:quikflow
+inter.broker.listener.name=PLAINTEXT
 node.id=1
 process.roles=broker,controller
 controller.quorum.voters=1@127.0.0.1:$(port_of kafka-controller)
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$(port_of kafka-controller)
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$port$guarded,CONTROLLER://127.0.0.1:$(port_of kafka-controller)
+advertised.listeners=PLAINTEXT://127.0.0.1:$port$guarded
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT$map
 log.dirs=$DIR/kafka/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -57,7 +73,7 @@ start_kafka() {
     quiet=(-XX:+UseSerialGC -XX:TieredStopAtLevel="${KAFKA_JIT:-1}" -Dlog4j2.configurationFile="$DIR/kafka/log4j2.properties" -cp "$lib/*")
     if [[ ! -e $DIR/kafka/data/meta.properties ]]; then
       "$java" "${quiet[@]}" kafka.tools.StorageTool format --cluster-id quikflow-tests-cluster --config "$DIR/kafka/server.properties" \
-        >"$DIR/kafka.format.log" 2>&1 || { tail -n 5 "$DIR/kafka.format.log" >&2; say "kafka: its data folder cannot be made"; exit 1; }
+        --add-scram 'SCRAM-SHA-512=[name=quikflow,password=quikflow]' >"$DIR/kafka.format.log" 2>&1 || { tail -n 5 "$DIR/kafka.format.log" >&2; say "kafka: its data folder cannot be made"; exit 1; }
     fi
     launch kafka "$java" -Xms64m "-Xmx${KAFKA_HEAP:-512m}" -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true "${quiet[@]}" \
       kafka.Kafka "$DIR/kafka/server.properties"
@@ -73,5 +89,9 @@ env_kafka() {
   local client
   client=$(python_env kafka "$HERE/kafka/packages.txt")
   echo "export QUIKFLOW_TEST_KAFKA=127.0.0.1:$(port_of kafka)"
+  if [[ -e $DIR/kafka/server.pem ]]; then
+    echo "export QUIKFLOW_TEST_KAFKA_GUARDED=127.0.0.1:$(port_of kafka-guarded)"
+    echo "export QUIKFLOW_TEST_CA=$DIR/tls/ca.pem"
+  fi
   if [[ -e $client/complete ]]; then echo "export QUIKFLOW_TEST_PYTHON=$client/bin/python"; fi
 }

@@ -5,13 +5,15 @@ use super::watch::{Watch, Watched};
 use crate::broker::BrokerError;
 use crate::clock::SharedClock;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a call to the brokers may take before it fails.
 pub(super) const CALL: Duration = Duration::from_secs(20);
+/// So long each question of the first contact waits for its answer.
+const FIRST_CONTACT: Duration = Duration::from_millis(500);
 /// Shares of the work, where nobody has said otherwise: as many processes can share it.
 const SHARES: u32 = 4;
 /// Most bytes of one record, on the topics and in the clients.
@@ -153,6 +155,27 @@ impl KafkaOptions {
         self.reading(self.consumer().set("isolation.level", "read_uncommitted"))
     }
 
+    /// Waits for a first answer; a password or a certificate that is refused is told at once, where any other
+    /// call would only say after [`CALL`] that nobody answers.
+    pub(super) fn first_contact(&self, client: &Client, topic: &str) -> Result<(), BrokerError> {
+        let began = self.clock.elapsed();
+        loop {
+            let Err(error) = client.fetch_metadata(Some(topic), FIRST_CONTACT) else { return Ok(()) };
+            // What a client has to report is heard by asking it.
+            while client.poll(Duration::ZERO).is_some() {}
+            if let Some((code, reason)) = self.link.refusal() {
+                return Err(BrokerError::Storage(format!("kafka: {reason}{}", advice(Some(code)))));
+            }
+            if self.clock.elapsed().saturating_sub(began) >= CALL {
+                let heard = format!("{error}: {}", self.link.last_report());
+                return Err(BrokerError::Storage(format!(
+                    "kafka: asking {}: {heard}; check QUIKFLOW_BROKER, QUIKFLOW_KAFKA_TLS and that Kafka runs",
+                    self.brokers
+                )));
+            }
+        }
+    }
+
     fn reading(&self, config: &ClientConfig) -> Result<Watched<Client>, BrokerError> {
         let client: Client = config.create_with_context(self.heard()).map_err(|e| failed("opening a reader", &e))?;
         Ok(self.watch.add(client))
@@ -220,9 +243,15 @@ pub(super) fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, Kafka
 pub(super) fn failed(what: &str, error: &KafkaError) -> BrokerError {
     let code = match error {
         KafkaError::Transaction(inner) => Some(inner.code()),
+        KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
     };
-    let advice = match code {
+    BrokerError::Storage(format!("kafka: {what}: {error}{}", advice(code)))
+}
+
+/// What to do about a failure, where that is known.
+fn advice(code: Option<RDKafkaErrorCode>) -> &'static str {
+    match code {
         Some(
             RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::GroupAuthorizationFailed
@@ -247,6 +276,5 @@ pub(super) fn failed(what: &str, error: &KafkaError) -> BrokerError {
             | RDKafkaErrorCode::InvalidProducerIdMapping,
         ) => "; another process has taken over",
         _ => "",
-    };
-    BrokerError::Storage(format!("kafka: {what}: {error}{advice}"))
+    }
 }

@@ -25,6 +25,8 @@ struct Told {
     reports: u64,
     /// It was said of this absence.
     said: bool,
+    /// The last report's words.
+    reason: String,
 }
 
 /// What the clients of one process know of their connections.
@@ -34,11 +36,13 @@ pub struct Link {
     told: Mutex<Told>,
     /// A client has reported something.
     news: Condvar,
+    /// What was heard last where the brokers, or we, refused a connection: of a password or a certificate.
+    refusal: Mutex<Option<(RDKafkaErrorCode, String)>>,
 }
 
 impl Link {
     pub(super) fn new(clock: SharedClock) -> Arc<Link> {
-        Arc::new(Link { clock, absent: AtomicBool::new(false), told: Mutex::default(), news: Condvar::new() })
+        Arc::new(Link { clock, absent: AtomicBool::new(false), told: Mutex::default(), news: Condvar::new(), refusal: Mutex::default() })
     }
 
     /// A client has lost a broker or does not reach it: said at the first time, then every half a minute.
@@ -47,6 +51,7 @@ impl Link {
         let mut told = self.told.lock();
         told.reported = now;
         told.reports += 1;
+        reason.clone_into(&mut told.reason);
         self.absent.store(true, Ordering::Relaxed);
         if told.away.is_none_or(|at| now.saturating_sub(at) >= AGAIN) {
             tracing::warn!(reason, reports = told.reports, "kafka: a broker does not answer; the clients keep trying");
@@ -65,6 +70,11 @@ impl Link {
             self.news.wait_for(&mut told, most);
         }
         told.reported
+    }
+
+    /// The words of the last report; empty without one.
+    pub(super) fn last_report(&self) -> String {
+        self.told.lock().reason.clone()
     }
 
     /// A client was answered.
@@ -88,6 +98,11 @@ impl Link {
         self.absent.load(Ordering::Relaxed)
     }
 
+    /// Why a connection was refused, where one was: of a password or a certificate, not of a broker that is away.
+    pub(super) fn refusal(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.refusal.lock().clone()
+    }
+
     /// What a client reports by itself; the end of a partition is no error.
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
@@ -99,6 +114,12 @@ impl Link {
                 | RDKafkaErrorCode::RequestTimedOut
                 | RDKafkaErrorCode::NetworkException,
             ) => self.disturbed(reason),
+            Some(
+                code @ (RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL),
+            ) => {
+                *self.refusal.lock() = Some((code, reason.to_owned()));
+                self.disturbed(reason);
+            }
             _ => tracing::warn!(%error, reason, "kafka: a client reports an error"),
         }
     }

@@ -107,6 +107,7 @@ impl KafkaBroker {
     /// No broker answers; a right is missing.
     pub fn open(options: KafkaOptions) -> Result<Arc<KafkaBroker>, BrokerError> {
         let committed = Lasting::new(&options, KafkaOptions::reader)?;
+        options.first_contact(&*committed.get()?, &format!("{}quikflow.work", options.prefix))?;
         let everything = Lasting::new(&options, KafkaOptions::reader_of_all)?;
         let admin = admin::Admin::new(&options)?;
         let own = |name: &str| format!("{}quikflow.{name}", options.prefix);
