@@ -359,6 +359,7 @@ mod plain {
                     }
                     insert.end().await?;
                 }
+                // With the indexes that the sink keeps, as the other stores' plain tables have theirs.
                 Prepared::Redis(connection, prefix) => {
                     for share in rows.chunks(1_000) {
                         let mut pipe = redis::pipe();
@@ -367,6 +368,13 @@ mod plain {
                             command.arg("messageId").arg(row.message).arg("channelId").arg(row.channel);
                             command.arg("workspaceId").arg(row.workspace).arg("userId").arg(row.user);
                             command.arg("content").arg(row.content).arg("length").arg(row.length).arg("at").arg(row.at).ignore();
+                        }
+                        for (index, by_time) in [("keys", false), ("arrivals", true), ("times", true)] {
+                            let command = pipe.cmd("ZADD").arg(format!("{prefix}:{index}"));
+                            for row in share {
+                                command.arg(if by_time { row.at } else { 0 }).arg(row.key());
+                            }
+                            command.ignore();
                         }
                         pipe.query_async::<()>(&mut connection.clone()).await?;
                     }

@@ -330,7 +330,7 @@ impl Backend for ClickHouse {
         Err(StoreError::BadRequest(format!("table `{}` is a view: scan it", layout.sink.table)))
     }
 
-    async fn put(&self, layout: &Layout, _puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+    async fn put(&self, layout: &Layout, _puts: Vec<Put>, _calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
         Err(StoreError::BadRequest(format!("table `{}` is a view: it takes whole batches", layout.sink.table)))
     }
 
@@ -338,7 +338,7 @@ impl Backend for ClickHouse {
         Err(StoreError::BadRequest(format!("table `{}` is a view: scan it", layout.sink.table)))
     }
 
-    async fn write(&self, layout: &Layout, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
+    async fn write(&self, layout: &Layout, batch: &WriteBatch, _calls: usize) -> Result<Vec<ItemOutcome>, StoreError> {
         let (bytes, outcomes) = encode(layout, batch)?;
         if bytes.is_empty() {
             return Ok(outcomes);

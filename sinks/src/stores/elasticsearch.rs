@@ -5,11 +5,13 @@
 //! embedded index (its tokenizer cuts them), so that both find the same; marks are made as there.
 //! A write refreshes the index before it returns, so that stored offsets are of visible rows.
 
+mod bulk;
+
 use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
-use super::remote::write::{from_object, shares, to_object};
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::write::{from_object, in_shares};
+use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use super::search::{fragments, text_column, words};
 use super::text::{Query, plain};
 use crate::store::{Page, ScanRequest, StoreError};
@@ -60,19 +62,6 @@ fn reason(answer: &Json) -> String {
     let error = &answer["error"];
     let text = error["reason"].as_str().or_else(|| error.as_str()).unwrap_or("no reason given");
     text.chars().take(300).collect()
-}
-
-fn whole_object(layout: &Layout, row: &Stored) -> Json {
-    let mut fields = to_object(layout, &row.values);
-    for (column, value) in layout.columns.iter().zip(&row.values) {
-        let json = match (column.ty, value) {
-            (FieldType::Bool, Value::Integer(i)) => Json::Bool(*i != 0),
-            (FieldType::StringList, Value::Text(t)) => serde_json::from_str(t).unwrap_or(Json::Null),
-            _ => continue,
-        };
-        fields.insert(column.name.clone(), json);
-    }
-    Json::Object(fields)
 }
 
 fn stored(layout: &Layout, source: &Json) -> Stored {
@@ -352,58 +341,19 @@ impl Backend for Elastic {
         Ok(rows)
     }
 
-    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let mut outcomes = Vec::with_capacity(puts.len());
-        let shares = shares(puts, AT_ONCE.0, AT_ONCE.1);
+    async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
         // One refresh shows them all.
-        let alone = shares.len() == 1;
-        let path = format!("/{}/_bulk?refresh={alone}&require_alias=true", self.alias(layout));
-        for share in shares {
+        let path = format!("/{}/_bulk?require_alias=true&filter_path=items.*.status,items.*.error", self.alias(layout));
+        let outcomes = in_shares(puts, AT_ONCE, calls, async |share| {
             let words = Elastic::words(layout, &share)?;
-            let mut lines = String::new();
-            for (Put { row, guard }, words) in share.iter().zip(words) {
-                let id = id_of(&row.key);
-                let action = match guard {
-                    Guard::Newer => json!({ "index": { "_id": id, "version": row.base, "version_type": "external" } }),
-                    Guard::Absent => json!({ "create": { "_id": id } }),
-                    Guard::Revision(_) => json!({ "index": { "_id": id, "version": row.revision, "version_type": "external" } }),
-                };
-                let mut source = json!({
-                    "k": row.key, "v": row.base, "gone": row.gone, "arr": row.arrival, "rev": row.revision,
-                    "words": words, "doc": whole_object(layout, row),
-                });
-                for (name, text) in [("vs", &row.versions), ("sets", &row.sets)] {
-                    if let Some(text) = text {
-                        source[name] = Json::String(text.clone());
-                    }
-                }
-                lines.push_str(&format!("{action}\n{source}\n"));
-            }
-            let items = self.bulk(&path, lines).await?;
+            let items = self.bulk(&path, bulk::lines(layout, &share, &words)?).await?;
             if items.len() != share.len() {
                 return Err(unavailable(NAME, "a bulk request was answered for other rows"));
             }
-            for item in items {
-                let item = if item["index"].is_object() { &item["index"] } else { &item["create"] };
-                outcomes.push(match item["status"].as_u64().unwrap_or(0) {
-                    200..=299 => PutOutcome::Done,
-                    409 => PutOutcome::Lost,
-                    // Not this row: the index takes none.
-                    429 if item["error"]["type"] == "cluster_block_exception" => {
-                        return Err(unavailable(NAME, format!("the server's disk is full: {}", reason(item))));
-                    }
-                    429 | 0 | 500.. | 404 => PutOutcome::Busy,
-                    403 => return Err(refused(NAME, format!("the index is read-only: {}", reason(item)))),
-                    status => {
-                        let kind = item["error"]["type"].as_str().unwrap_or("refused");
-                        PutOutcome::Rejected { code: kind.to_owned(), message: format!("status {status}: {}", reason(item)) }
-                    }
-                });
-            }
-        }
-        if !alone {
-            self.good(self.ask(Method::Post, &format!("/{}/_refresh", self.alias(layout)), &Json::Null).await?)?;
-        }
+            items.iter().map(bulk::outcome).collect()
+        })
+        .await?;
+        self.good(self.ask(Method::Post, &format!("/{}/_refresh", self.alias(layout)), &Json::Null).await?)?;
         Ok(outcomes)
     }
 

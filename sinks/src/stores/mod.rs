@@ -131,7 +131,7 @@ impl Stores {
     /// Besides those of [`Stores::open`]: what a real store refuses, and one that is not compiled in.
     pub fn open_with(
         dir: &Path,
-        _clock: SharedClock,
+        clock: SharedClock,
         sinks: &[(Arc<SinkSpec>, Arc<TopicSpec>)],
         urls: &StoreUrls,
     ) -> Result<Stores, StoreError> {
@@ -149,7 +149,8 @@ impl Stores {
                 let store = match reals.get(&sink.store) {
                     Some(store) => store.clone(),
                     None => {
-                        let store = Remote::new(backend(&sink.store, urls)?, pool, urls.longest_call.unwrap_or(LONGEST));
+                        let longest = urls.longest_call.unwrap_or(LONGEST);
+                        let store = Remote::new(backend(&sink.store, urls)?, pool, longest, clock.clone());
                         reals.insert(sink.store.clone(), store.clone());
                         store
                     }

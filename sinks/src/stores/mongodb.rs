@@ -7,7 +7,7 @@
 
 use super::layout::Layout;
 use super::remote::read::ByPage;
-use super::remote::write::shares;
+use super::remote::write::in_shares;
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
 use mongodb::bson::{Bson, Document, doc};
@@ -269,9 +269,8 @@ impl Backend for Mongo {
         Ok(rows)
     }
 
-    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let mut outcomes = Vec::with_capacity(puts.len());
-        for share in shares(puts, AT_ONCE.0, AT_ONCE.1) {
+    async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
+        in_shares(puts, AT_ONCE, calls, async |share| {
             // Rows that must not be there yet are plain inserts, which cost a server far less than upserts.
             let new = |at: &usize| matches!(share[*at].guard, Guard::Absent | Guard::Revision(None));
             let (fresh, known): (Vec<usize>, Vec<usize>) = (0..share.len()).partition(new);
@@ -304,9 +303,9 @@ impl Backend for Mongo {
                     }
                 }
             }
-            outcomes.extend(slots);
-        }
-        Ok(outcomes)
+            Ok(slots)
+        })
+        .await
     }
 
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {

@@ -373,8 +373,8 @@ impl Backend for Sql {
         self.reading(|pool| self.rows(pool, layout, keys)).await
     }
 
-    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        self.put_all(layout, puts).await
+    async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
+        self.put_all(layout, puts, calls).await
     }
 
     async fn page(&self, layout: &Layout, wanted: &Select) -> Result<Vec<Stored>, StoreError> {

@@ -12,10 +12,9 @@
 
 use super::layout::Layout;
 use super::remote::read::ByPage;
-use super::remote::write::{fits, from_object, to_object};
+use super::remote::write::{fits, from_object, in_shares, to_object};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
-use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use quikflow_topics::ids::EventTime;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -29,8 +28,8 @@ use tokio::sync::OnceCell;
 const NAME: &str = "redis";
 /// Rows a script changes at most: the server does nothing else meanwhile, and Lua's stack holds them twice.
 const AT_ONCE: usize = 256;
-/// Scripts of a batch under way: the server works while the next ones are written.
-const UNDER_WAY: usize = 4;
+/// About so many bytes a script takes at most.
+const BYTES: usize = 8 << 20;
 
 const PUT: &str = r"
 local p, sink, counts = KEYS[1], ARGV[1], ARGV[2]
@@ -46,8 +45,12 @@ for i = 3, #ARGV, 12 do
   elseif guard == 'a' then ok = not old[1]
   else ok = (old[3] or '') == want end
   if ok then
-    redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'vs', ARGV[i+7],
-      'sets', ARGV[i+8], 'doc', ARGV[i+9], 'user', user)
+    if ARGV[i+7] == '' and ARGV[i+8] == '' and user == '' and not old[4] then
+      redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'doc', ARGV[i+9])
+    else
+      redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'vs', ARGV[i+7],
+        'sets', ARGV[i+8], 'doc', ARGV[i+9], 'user', user)
+    end
     changed[#changed + 1] = key
     keys[#keys + 1] = 0
     keys[#keys + 1] = key
@@ -98,7 +101,7 @@ else keys = redis.call('ZRANGEBYSCORE', at('arrival'), '-inf', '(' .. before, 'L
 for _, key in ipairs(keys) do
   local row = at('row', key)
   local old = redis.call('HMGET', row, 'gone', 'user')
-  if counts == '1' and old[1] == '0' and old[2] ~= '' then
+  if counts == '1' and old[1] == '0' and old[2] and old[2] ~= '' then
     redis.call('SREM', at('unread', old[2]), key)
     if tonumber(redis.call('ZINCRBY', at('users'), -1, old[2])) <= 0 then redis.call('ZREM', at('users'), old[2]) end
   end
@@ -382,12 +385,12 @@ impl Backend for Redis {
         self.rows(layout, keys).await
     }
 
-    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-        let shares: Vec<_> = puts.chunks(AT_ONCE).map(|share| self.put_share(layout, share)).collect();
-        let answers = futures::stream::iter(shares);
-        let answers: Vec<Vec<u8>> = answers.buffered(UNDER_WAY).try_collect().await?;
+    async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
         let outcome = |done| if done == 1 { PutOutcome::Done } else { PutOutcome::Lost };
-        Ok(answers.into_iter().flatten().map(outcome).collect())
+        in_shares(puts, (AT_ONCE, BYTES), calls, async |share| {
+            Ok(self.put_share(layout, &share).await?.into_iter().map(outcome).collect())
+        })
+        .await
     }
 
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {

@@ -267,17 +267,26 @@ pub(crate) fn words(texts: &[String]) -> rusqlite::Result<Vec<String>> {
     for (i, text) in texts.iter().enumerate() {
         insert.execute(rusqlite::params![i64::try_from(i).unwrap_or(i64::MAX), plain(text)])?;
     }
-    let mut words = vec![String::new(); texts.len()];
-    let mut select = memory.prepare("SELECT doc, term FROM terms ORDER BY doc, \"offset\"")?;
+    // Instances come by term; sorting each text's own few here costs less than the library's sorting of all.
+    let mut all: Vec<Vec<(i64, std::ops::Range<usize>)>> = vec![Vec::new(); texts.len()];
+    let mut terms = String::new();
+    let mut select = memory.prepare("SELECT doc, \"offset\", term FROM terms")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let at = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
-        if let Some(text) = words.get_mut(at) {
-            if !text.is_empty() {
-                text.push(' ');
+        let (offset, term) = (row.get(1)?, row.get_ref(2)?.as_str()?);
+        if let Some(of_text) = all.get_mut(at) {
+            if !terms.ends_with(term) {
+                terms.push_str(term);
             }
-            text.push_str(row.get_ref(1)?.as_str()?);
+            of_text.push((offset, terms.len() - term.len()..terms.len()));
         }
     }
+    let joined = |mut of_text: Vec<(i64, std::ops::Range<usize>)>| {
+        of_text.sort_unstable_by_key(|(offset, _)| *offset);
+        let words: Vec<&str> = of_text.into_iter().map(|(_, range)| &terms[range]).collect();
+        words.join(" ")
+    };
+    let words = all.into_iter().map(joined).collect();
     Ok(words)
 }

@@ -4,7 +4,7 @@ use super::faults::{fault, number_of};
 use super::{NAME, Sql, names, quoted};
 use crate::store::StoreError;
 use crate::stores::layout::Layout;
-use crate::stores::remote::write::shares;
+use crate::stores::remote::write::in_shares;
 use crate::stores::remote::{Guard, Put, PutOutcome};
 use quikflow_topics::catalogue::FieldType;
 use rusqlite::types::Value;
@@ -71,14 +71,13 @@ fn may_be_new(put: &Put) -> bool {
 
 impl Sql {
     /// Writes rows, in shares.
-    pub(super) async fn put_all(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+    pub(super) async fn put_all(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
         let pool = self.pool().await?;
-        let mut outcomes = Vec::with_capacity(puts.len());
-        for share in shares(puts, (HOLES / (layout.columns.len() + 7)).min(500), BYTES) {
+        let rows = (HOLES / (layout.columns.len() + 7)).min(500);
+        in_shares(puts, (rows, BYTES), calls, async |share| {
             let new = self.seen.lock().get(&layout.sink.name).is_none_or(|old| !old) && share.iter().all(may_be_new);
             if new && insert_new(pool, layout, &share).await.map_err(fault)? {
-                outcomes.extend(std::iter::repeat_n(PutOutcome::Done, share.len()));
-                continue;
+                return Ok(vec![PutOutcome::Done; share.len()]);
             }
             let mut tries = 0;
             let (written, old) = loop {
@@ -88,9 +87,9 @@ impl Sql {
                 }
             };
             self.seen.lock().insert(layout.sink.name.clone(), old);
-            outcomes.extend(written);
-        }
-        Ok(outcomes)
+            Ok(written)
+        })
+        .await
     }
 }
 

@@ -3,12 +3,14 @@
 //! A store that is down when the process starts is not an error: what it lacks is made before the
 //! first call that it answers. One that refuses (a wrong password, a table of another form) is.
 
+use super::breadth::Breadth;
 use super::{Backend, no_counts, refused, unreachable};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use crate::stores::layout::Layout;
 use crate::stores::twin::compatible;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
+use quikflow_topics::clock::SharedClock;
 use quikflow_topics::failpoint;
 use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,15 +58,18 @@ pub(crate) struct Remote {
     tables: RwLock<BTreeMap<String, Arc<Layout>>>,
     ready: tokio::sync::Mutex<BTreeSet<String>>,
     longest: Duration,
+    clock: SharedClock,
+    /// By sink, how many calls of a batch are best.
+    breadths: Mutex<BTreeMap<String, Breadth>>,
     /// It did not answer while the process started: its other sinks do not wait for it as well.
     away: AtomicBool,
 }
 
 impl Remote {
     /// Over a store of which a call may take so long; nothing is asked of it yet.
-    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>, longest: Duration) -> Arc<Remote> {
-        let ready = tokio::sync::Mutex::default();
-        Arc::new(Remote { backend, pool, tables: RwLock::default(), ready, longest, away: AtomicBool::new(false) })
+    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>, longest: Duration, clock: SharedClock) -> Arc<Remote> {
+        let (tables, ready, breadths) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Remote { backend, pool, tables, ready, longest, clock, breadths, away: AtomicBool::new(false) })
     }
 
     /// Runs a call on the clients' threads.
@@ -189,12 +194,28 @@ impl Remote {
         self.backend.advance(&format!("{sink}/progress"), &text).await
     }
 
+    /// Writes a batch's rows, with as many calls at once as have been best of late.
+    async fn write_rows(&self, layout: &Layout, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
+        let sink = &batch.sink.name;
+        let calls = self.breadths.lock().entry(sink.clone()).or_default().calls();
+        let started = self.clock.elapsed();
+        let done = self.backend.write(layout, batch, calls).await;
+        let mut all = self.breadths.lock();
+        let breadth = all.entry(sink.clone()).or_default();
+        match &done {
+            Ok(_) => breadth.worked(batch.rows.num_rows(), self.clock.elapsed().saturating_sub(started)),
+            Err(_) => breadth.failed(),
+        }
+        metrics::gauge!("quikflow_sink_calls", "sink" => sink.clone()).set(breadth.calls() as f64);
+        done
+    }
+
     /// Rows first, durable; then the offsets. A crash between the two writes the rows again, which
     /// changes nothing (R13).
     async fn write_batch(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let layout = self.layout(&batch.sink.name)?;
         self.ready(&layout).await?;
-        let outcomes = if batch.rows.num_rows() == 0 { Vec::new() } else { self.backend.write(&layout, &batch).await? };
+        let outcomes = if batch.rows.num_rows() == 0 { Vec::new() } else { self.write_rows(&layout, &batch).await? };
         failpoint::hit("sink.offset.before");
         if outcomes.iter().all(|o| matches!(o, ItemOutcome::Written | ItemOutcome::Older)) {
             let progress = SinkProgress { positions: batch.next, generation: batch.generation };

@@ -6,10 +6,12 @@
 //!
 //! * [`write`]: the write side over [`Backend::fetch`] and [`Backend::put`]
 //! * [`read`]: the read side over [`Backend::page`]
+//! * [`breadth`]: how many calls of a batch are under way at once
 //! * [`address`]: a store's URL
 //! * [`client`]: a store with its runtime: connecting, ensuring, the [`crate::store::Store`] side
 
 pub(crate) mod address;
+pub(crate) mod breadth;
 pub(crate) mod client;
 pub(crate) mod read;
 pub(crate) mod write;
@@ -143,8 +145,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError>;
     /// The rows of these keys that are there, in any order.
     async fn fetch(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError>;
-    /// Writes rows, each by its guard: durable when it returns. No key comes twice.
-    async fn put(&self, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError>;
+    /// Writes rows, each by its guard: durable when it returns. No key comes twice, so that up to `calls`
+    /// calls may be under way at once.
+    async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError>;
     /// A page of rows that readers see; more than `equals` asks for is allowed in no case.
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError>;
 
@@ -158,9 +161,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
         self.fetch(layout, keys).await
     }
 
-    /// Writes a batch.
-    async fn write(&self, layout: &Layout, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
-        write::rows(self, layout, batch).await
+    /// Writes a batch, with up to `calls` calls under way at once.
+    async fn write(&self, layout: &Layout, batch: &WriteBatch, calls: usize) -> Result<Vec<ItemOutcome>, StoreError> {
+        write::rows(self, layout, batch, calls).await
     }
 
     /// Reads a table: columns by their place in the layout, in the order wanted.

@@ -11,11 +11,14 @@ use crate::stores::layout::{Layout, Mode};
 use crate::stores::merge::{Change, Merged};
 use crate::stores::rows::Input;
 use crate::stores::rules::Rule;
+use futures::{StreamExt, TryStreamExt};
 use rusqlite::types::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a row that others change at the same time is read again, before it is `Busy`.
 const ROUNDS: usize = 8;
+/// A share of fewer rows is not worth a call of its own.
+const SMALL: usize = 256;
 
 /// Rows of one key still to be written: (version, row of the batch), in the batch's order.
 type Pending = BTreeMap<String, Vec<(i64, usize)>>;
@@ -25,6 +28,7 @@ pub(crate) async fn rows<B: Backend + ?Sized>(
     backend: &B,
     layout: &Layout,
     batch: &WriteBatch,
+    calls: usize,
 ) -> Result<Vec<ItemOutcome>, StoreError> {
     let input = Input::new(layout, &batch.rows, batch.generation)?;
     let mut outcomes = vec![ItemOutcome::Busy; batch.rows.num_rows()];
@@ -42,9 +46,9 @@ pub(crate) async fn rows<B: Backend + ?Sized>(
     }
     match &layout.mode {
         Mode::Merge(rules) if !rules.is_empty() => {
-            merge(backend, layout, rules, &input, pending, &mut outcomes).await?;
+            merge(&Target { backend, layout, calls }, rules, &input, pending, &mut outcomes).await?;
         }
-        _ => replace(backend, layout, &input, pending, &mut outcomes).await?,
+        _ => replace(&Target { backend, layout, calls }, &input, pending, &mut outcomes).await?,
     }
     Ok(outcomes)
 }
@@ -66,12 +70,12 @@ fn whole(layout: &Layout, input: &Input<'_>, row: usize, key: &str, version: i64
 
 /// Rows that are replaced as a whole: of each key the newest (of `append`, the first).
 async fn replace<B: Backend + ?Sized>(
-    backend: &B,
-    layout: &Layout,
+    target: &Target<'_, B>,
     input: &Input<'_>,
     mut pending: Pending,
     outcomes: &mut [ItemOutcome],
 ) -> Result<(), StoreError> {
+    let layout = target.layout;
     let append = layout.mode == Mode::Append;
     let guard = if append { Guard::Absent } else { Guard::Newer };
     while !pending.is_empty() {
@@ -82,7 +86,7 @@ async fn replace<B: Backend + ?Sized>(
             puts.push(Put { row: whole(layout, input, row, key, version), guard });
             chosen.push((key.clone(), row));
         }
-        let answers = put_all(backend, layout, puts).await?;
+        let answers = target.put(puts).await?;
         for ((key, row), answer) in chosen.into_iter().zip(answers) {
             let mut rest = |outcome: ItemOutcome| {
                 for (_, other) in pending.remove(&key).into_iter().flatten() {
@@ -112,25 +116,34 @@ async fn replace<B: Backend + ?Sized>(
     Ok(())
 }
 
-async fn put_all<B: Backend + ?Sized>(backend: &B, layout: &Layout, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
-    let count = puts.len();
-    let answers = backend.put(layout, puts).await?;
-    if answers.len() == count {
-        return Ok(answers);
+/// A sink's table, and how it is written.
+struct Target<'a, B: ?Sized> {
+    backend: &'a B,
+    layout: &'a Layout,
+    calls: usize,
+}
+
+impl<B: Backend + ?Sized> Target<'_, B> {
+    async fn put(&self, puts: Vec<Put>) -> Result<Vec<PutOutcome>, StoreError> {
+        let count = puts.len();
+        let answers = self.backend.put(self.layout, puts, self.calls).await?;
+        if answers.len() == count {
+            return Ok(answers);
+        }
+        let message = format!("answered for {} rows of {count}", answers.len());
+        Err(StoreError::Refused { store: self.backend.name(), message })
     }
-    let message = format!("answered for {} rows of {count}", answers.len());
-    Err(StoreError::Refused { store: backend.name(), message })
 }
 
 /// Rows made of the changes of several records.
 async fn merge<B: Backend + ?Sized>(
-    backend: &B,
-    layout: &Layout,
+    target: &Target<'_, B>,
     rules: &BTreeMap<String, Rule>,
     input: &Input<'_>,
     mut pending: Pending,
     outcomes: &mut [ItemOutcome],
 ) -> Result<(), StoreError> {
+    let Target { backend, layout, .. } = target;
     // Keys of which some row was refused: one row at a time, to find it.
     let mut narrow: BTreeSet<String> = BTreeSet::new();
     let (mut quarrels, mut hopeful) = (0, true);
@@ -182,7 +195,7 @@ async fn merge<B: Backend + ?Sized>(
             continue;
         }
         let mut lost = false;
-        for ((key, moved), answer) in chosen.into_iter().zip(put_all(backend, layout, puts).await?) {
+        for ((key, moved), answer) in chosen.into_iter().zip(target.put(puts).await?) {
             match answer {
                 PutOutcome::Done => {
                     settle(&mut pending, &key, moved.len());
@@ -289,8 +302,22 @@ pub(crate) fn fits(layout: &Layout, row: &super::Stored, select: &super::Select)
     !row.gone && within && select.equals.iter().all(equal)
 }
 
-/// Rows in shares of at most `rows` and about `bytes` bytes, so that no request grows too big.
-pub(crate) fn shares(puts: Vec<super::Put>, rows: usize, bytes: usize) -> Vec<Vec<super::Put>> {
+/// Puts rows in shares of at most `rows` and about `bytes` bytes, so that no request grows too big, up to
+/// `calls` of them at once. The outcomes are in the order of the rows.
+pub(crate) async fn in_shares<F: Future<Output = Result<Vec<PutOutcome>, StoreError>>>(
+    puts: Vec<Put>,
+    (rows, bytes): (usize, usize),
+    calls: usize,
+    put: impl Fn(Vec<Put>) -> F,
+) -> Result<Vec<PutOutcome>, StoreError> {
+    let calls = calls.max(1);
+    let rows = puts.len().div_ceil(calls).clamp(SMALL.min(rows), rows);
+    let shares = futures::stream::iter(shares(puts, rows, bytes));
+    shares.map(put).buffered(calls).try_concat().await
+}
+
+/// Rows in shares of at most `rows` and about `bytes` bytes.
+fn shares(puts: Vec<super::Put>, rows: usize, bytes: usize) -> Vec<Vec<super::Put>> {
     let (mut all, mut share, mut size) = (Vec::new(), Vec::new(), 0);
     for put in puts {
         let length = |value: &Value| if let Value::Text(text) = value { text.len() } else { 8 };

@@ -42,7 +42,13 @@ pub struct Link {
 
 impl Link {
     pub(super) fn new(clock: SharedClock) -> Arc<Link> {
-        Arc::new(Link { clock, absent: AtomicBool::new(false), told: Mutex::default(), news: Condvar::new(), refusal: Mutex::default() })
+        Arc::new(Link {
+            clock,
+            absent: AtomicBool::new(false),
+            told: Mutex::default(),
+            news: Condvar::new(),
+            refusal: Mutex::default(),
+        })
     }
 
     /// A client has lost a broker or does not reach it: said at the first time, then every half a minute.
