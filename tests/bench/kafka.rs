@@ -148,10 +148,10 @@ pub(crate) fn engine_from_kafka(records: u64) -> Outcome<()> {
         answers.push(measure(&kafka, &name, &activity("activity"), options(workers), true, records)?);
     }
     // Epochs of about 100 ms each: what a transaction costs, in turns.
-    let short = || EngineOptions { max_epoch_rows: 16_384, ..options(1) };
+    let short = || EngineOptions { max_epoch_rows: 4_096, ..options(1) };
     for _ in 0..2 {
         for (transactions, name) in
-            [(true, "Kafka, epochs of 16,384, exactly once"), (false, "Kafka, epochs of 16,384, at least once")]
+            [(true, "Kafka, epochs of 4,096, exactly once"), (false, "Kafka, epochs of 4,096, at least once")]
         {
             answers.push(measure(&kafka, name, &activity("activity"), short(), transactions, records)?);
         }
