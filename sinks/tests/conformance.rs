@@ -64,6 +64,7 @@ crate::tests! {
     each STORES: async r12_a_table_of_another_form_is_refused,
     each STORES: async r10_progress_is_stored_with_its_generation,
     each NEWEST: async r13_two_writers_at_once_give_the_same_rows,
+    async elasticsearch_goes_on_with_an_index_that_was_made_anew,
 }
 
 fn seed() -> u64 {
@@ -248,4 +249,36 @@ async fn r13_two_writers_at_once_give_the_same_rows(store: &'static str) {
         b.expect("written");
     }
     assert_eq!(rows_of(&one.read_side(), &plan.sink.table), model.rows(), "{store}");
+}
+
+/// An operator makes a sink's index anew (more shards, another server's disk): it has the form of the first
+/// by the template, and takes its place behind the alias with all versions.
+async fn elasticsearch_goes_on_with_an_index_that_was_made_anew() {
+    common::need("real:elasticsearch");
+    let plan = Plan::new("real:elasticsearch", 1);
+    let open = plan.open();
+    let target = open.store_of(&plan.sink).expect("a store");
+    let batch = |offset, value| plan.batch(&[common::row(0, offset, "k", 60, value, true)]);
+    target.write(batch(5, 50)).await.expect("written");
+    let url = plan.urls.elasticsearch.clone().expect("a URL");
+    let (host, space) = url.trim_start_matches("http://").split_once('/').expect("a host");
+    let (first, second) = (format!("{space}-s-000001"), format!("{space}-s-000002"));
+    let ask = async |method: &str, path: &str, body: String| {
+        let status = common::old::ask(method, host, path, &body).await;
+        assert_eq!(status, 200, "{method} {path}");
+    };
+    ask("PUT", &format!("/{second}"), r#"{"settings":{"number_of_shards":2}}"#.to_owned()).await;
+    let copy = format!(r#"{{"source":{{"index":"{first}"}},"dest":{{"index":"{second}","version_type":"external"}}}}"#);
+    ask("POST", "/_reindex?refresh=true", copy).await;
+    let alias = format!(r#"{{"add":{{"index":"{second}","alias":"{space}-s","is_write_index":true}}}}"#);
+    let swap = format!(r#"{{"actions":[{alias},{{"remove_index":{{"index":"{first}"}}}}]}}"#);
+    ask("POST", "/_aliases", swap).await;
+    assert_eq!(target.write(batch(4, 40)).await.expect("an answer"), vec![ItemOutcome::Older]);
+    assert_eq!(rows_of(&open.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 50)]);
+    assert_eq!(target.write(batch(6, 60)).await.expect("an answer"), vec![ItemOutcome::Written]);
+    assert_eq!(rows_of(&open.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 60)]);
+    target.clear(&plan.sink.name).await.expect("cleared");
+    assert!(rows_of(&open.read_side(), "t").is_empty());
+    target.write(batch(1, 10)).await.expect("written");
+    assert_eq!(rows_of(&open.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 10)]);
 }

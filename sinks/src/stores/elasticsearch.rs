@@ -193,21 +193,47 @@ impl Elastic {
         })
     }
 
-    async fn create(&self, layout: &Layout) -> Result<(), StoreError> {
-        let alias = self.alias(layout);
-        let mut aliases = serde_json::Map::new();
-        aliases.insert(alias.clone(), json!({ "is_write_index": true }));
-        let body = json!({
+    /// The form of a sink's index, and of every index that is made for it later.
+    fn form(layout: &Layout) -> Json {
+        json!({
             "settings": { "index": { "max_result_window": 20_000 } },
             "mappings": { "dynamic": false, "properties": Elastic::properties(layout) },
-            "aliases": aliases,
-        });
+        })
+    }
+
+    /// Tells the server the form of indexes that an operator makes to take the place of a sink's. Who may
+    /// manage no templates does without.
+    async fn template(&self, layout: &Layout) -> Result<(), StoreError> {
+        let alias = self.alias(layout);
+        let body = json!({ "index_patterns": [format!("{alias}-0*")], "priority": 500, "template": Elastic::form(layout) });
+        let answer = self.ask(Method::Put, &format!("/_index_template/{alias}"), &body).await?;
+        if answer.0 == 403 {
+            tracing::warn!(store = NAME, sink = layout.sink.name, "the user may manage no index templates: none was made");
+            return Ok(());
+        }
+        self.good(answer).map(|_| ())
+    }
+
+    async fn create(&self, layout: &Layout) -> Result<(), StoreError> {
+        let alias = self.alias(layout);
+        let mut body = Elastic::form(layout);
+        body["aliases"][&alias] = json!({ "is_write_index": true });
         let (status, answer) = self.ask(Method::Put, &format!("/{alias}-000001"), &body).await?;
         // Another process was quicker.
         if status == 400 && answer["error"]["type"] == "resource_already_exists_exception" {
             return Ok(());
         }
         self.good((status, answer)).map(|_| ())
+    }
+
+    /// The indexes behind a sink's alias.
+    async fn indexes(&self, layout: &Layout) -> Result<Vec<String>, StoreError> {
+        let (status, answer) = self.ask(Method::Get, &format!("/_alias/{}", self.alias(layout)), &Json::Null).await?;
+        if status == 404 {
+            return Ok(Vec::new());
+        }
+        let answer = self.good((status, answer))?;
+        Ok(answer.as_object().into_iter().flat_map(|all| all.keys().cloned()).collect())
     }
 
     fn conditions(layout: &Layout, select: &Select) -> Vec<Json> {
@@ -275,12 +301,12 @@ impl Backend for Elastic {
 
     async fn ensure(&self, layout: &Layout) -> Result<(), StoreError> {
         text_column(layout)?;
-        let alias = self.alias(layout);
-        if self.ask(Method::Get, &format!("/_alias/{alias}"), &Json::Null).await?.0 == 404 {
+        self.template(layout).await?;
+        if self.indexes(layout).await?.is_empty() {
             return self.create(layout).await;
         }
         let body = json!({ "properties": Elastic::properties(layout) });
-        self.good(self.ask(Method::Put, &format!("/{alias}/_mapping"), &body).await?).map(|_| ())
+        self.good(self.ask(Method::Put, &format!("/{}/_mapping", self.alias(layout)), &body).await?).map(|_| ())
     }
 
     async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -300,9 +326,11 @@ impl Backend for Elastic {
     }
 
     async fn clear(&self, layout: &Layout) -> Result<(), StoreError> {
-        let (status, answer) = self.ask(Method::Delete, &format!("/{}-000001", self.alias(layout)), &Json::Null).await?;
-        if status != 404 {
-            self.good((status, answer))?;
+        for index in self.indexes(layout).await? {
+            let (status, answer) = self.ask(Method::Delete, &format!("/{index}"), &Json::Null).await?;
+            if status != 404 {
+                self.good((status, answer))?;
+            }
         }
         self.create(layout).await
     }

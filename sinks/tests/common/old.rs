@@ -171,10 +171,10 @@ async fn mysql(mut stream: TcpStream) -> Option<()> {
     }
 }
 
-/// Puts JSON by HTTP; the status of the answer.
-pub(crate) async fn put(host: &str, path: &str, body: &str) -> u16 {
+/// Sends JSON by HTTP; the status of the answer.
+pub(crate) async fn ask(method: &str, host: &str, path: &str, body: &str) -> u16 {
     let mut stream = TcpStream::connect(host).await.expect("a connection");
-    let head = format!("PUT {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nconnection: close");
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nconnection: close");
     let asked = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(asked.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
