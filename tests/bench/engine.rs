@@ -145,9 +145,35 @@ pub(crate) fn shape(records: u64) -> Shape {
     Shape { events: records, channels: 1_000, users: 10_000, start: HISTORY, step_seconds: 16.0, content: 500 }
 }
 
-/// Runs topologies over what the log holds, and prints a row; then once more, killed half-way and
-/// restored, when `kill` is given. Returns the rows that stand at the end.
+/// The first argument that makes this program measure one case and end.
+pub(crate) const MEASURE: &str = "measure-a-case";
+
+/// Runs topologies over what the log holds, and prints a row; stopped half-way and restored, when `kill`
+/// is given. Returns a checksum of the rows that stand at the end. Each case is a process of its own, so
+/// that its peak holds nothing of the others.
 fn measure(folder: &Path, name: &str, declared: &str, workers: usize, size: &str, records: u64, kill: bool) -> Outcome<u64> {
+    let numbers = [workers.to_string(), records.to_string(), kill.to_string()];
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let ended = command.arg(MEASURE).arg(folder).args([name, declared, size]).args(numbers).status()?;
+    if !ended.success() {
+        return Err(format!("{name} was not measured").into());
+    }
+    Ok(std::fs::read_to_string(folder.join(ANSWER))?.parse()?)
+}
+
+/// The file in the log's folder that tells the checksum.
+const ANSWER: &str = "answer";
+
+/// What the process of [`measure`] does with its arguments.
+pub(crate) fn measure_and_end(mut arguments: impl Iterator<Item = String>) -> Outcome<()> {
+    let mut next = || arguments.next().ok_or("measuring a case wants a folder, three texts, two numbers and a truth value");
+    let (folder, name, declared, size) = (next()?, next()?, next()?, next()?);
+    let (workers, records, kill) = (next()?.parse()?, next()?.parse()?, next()?.parse()?);
+    let answer = measure_here(Path::new(&folder), &name, &declared, workers, &size, records, kill)?;
+    Ok(std::fs::write(Path::new(&folder).join(ANSWER), answer.to_string())?)
+}
+
+fn measure_here(folder: &Path, name: &str, declared: &str, workers: usize, size: &str, records: u64, kill: bool) -> Outcome<u64> {
     let plan = Arc::new(load(&format!("{DECLARED}{declared}"))?);
     let broker = open(folder)?;
     broker.ensure_topics(&plan.catalogue.topics.values().cloned().collect::<Vec<_>>())?;

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--bench" => {}
             bare::ARGUMENT => return bare::serve(),
             engine::FILL => return engine::fill_and_end(arguments),
+            engine::MEASURE => return engine::measure_and_end(arguments),
             "a" | "a1" | "b" | "c" | "d" | "e" | "f" | "g" | "k" => cases.push(argument),
             _ => {
                 return Err(format!(

@@ -68,7 +68,10 @@ impl Expected {
             // A row that is right later was read too early; one that stays wrong is.
             tokio::time::sleep(Duration::from_secs(10)).await;
             let later = self.wrong(&activity(server).await);
-            panic!("rows that are wrong, (expected, found): {wrong:#?}\nten seconds later: {later:#?}");
+            let first = |wrong: &BTreeMap<_, _>| {
+                format!("{} of them, first {:#?}", wrong.len(), wrong.iter().take(20).collect::<Vec<_>>())
+            };
+            panic!("rows that are wrong, (expected, found): {}\nten seconds later: {}", first(&wrong), first(&later));
         }
         assert_eq!(found.activity.len(), self.activity.len(), "rows that nobody sent");
         assert_eq!(found.audit, self.audit, "audit rows");
