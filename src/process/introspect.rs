@@ -1,14 +1,14 @@
 //! What only the process knows: lag, settledness, topologies, health, metrics; and resetting.
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use quikflow_pipelines::engine::status::EngineStatus;
+use quikflow_pipelines::engine::status::{EngineStatus, TopologyStatus};
 use quikflow_pipelines::engine::supervise::Supervisor;
 use quikflow_pipelines::plan::{Plan, TopologyPlan};
 use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth, SinkHealth};
 use quikflow_sinks::runner::SinkRunner;
 use quikflow_sinks::runner::status::State;
 use quikflow_sinks::store::TableInfo;
-use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicStats};
+use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicStats, TopologyFigures};
 use quikflow_topics::brokers::embedded::EmbeddedBroker;
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
@@ -51,6 +51,18 @@ impl Inside {
     /// The engine's figures, where it runs.
     pub(crate) fn engine_status(&self) -> Option<EngineStatus> {
         self.engine.as_ref().and_then(Supervisor::status)
+    }
+
+    /// The topologies' figures over all processes: the engine's own where it has all shares, else those that
+    /// were committed.
+    fn figures(&self, status: Option<&EngineStatus>) -> Result<BTreeMap<String, TopologyFigures>, BrokerError> {
+        let here = self.engine.as_ref().map_or(0, |engine| engine.shares().0.len());
+        let shares = self.broker.shares(Work::Pipelines);
+        if shares <= 1 || here == shares as usize {
+            let of = |t: &TopologyStatus| TopologyFigures { watermark: t.watermark, late: t.books.late, dead: t.books.dead };
+            return Ok(status.iter().flat_map(|s| &s.topologies).map(|t| (t.name.clone(), of(t))).collect());
+        }
+        self.broker.topology_figures()
     }
 
     /// Why a part has ended by itself, if one has.
@@ -102,8 +114,8 @@ impl Inside {
             sinks.push(SinkHealth { sink: sink.sink, store: sink.store, state: sink.state, circuit: sink.circuit });
         }
         let settled = caught_up && rows.iter().all(|row| row.lag == 0);
-        let topologies = status.iter().flat_map(|status| &status.topologies);
-        let late = topologies.filter(|t| t.books.late > 0).map(|t| (t.name.clone(), t.books.late)).collect();
+        let figures = self.figures(status.as_ref())?.into_iter();
+        let late = figures.filter(|(_, f)| f.late > 0).map(|(name, f)| (name, f.late)).collect();
         Ok(LagReport { rows, settled, late, sinks })
     }
 
@@ -250,6 +262,7 @@ impl Introspection for Asked {
 
     fn topologies(&self) -> Result<Vec<Value>, IntrospectionError> {
         let status = self.0.engine_status();
+        let figures = self.0.figures(status.as_ref()).map_err(failed)?;
         let of = |topology: &Arc<TopologyPlan>| {
             let running = status.as_ref().and_then(|s| s.topologies.iter().find(|t| t.name == topology.name));
             json!({
@@ -259,7 +272,7 @@ impl Introspection for Asked {
                 "to": topology.outputs.iter().map(|o| &o.topic.name).collect::<Vec<_>>(),
                 "late": topology.late.iter().flatten().map(|topic| &topic.name).collect::<Vec<_>>(),
                 "lag": running.map(|r| r.lag),
-                "watermark": running.and_then(|r| r.watermark).map(|w| crate::commands::rfc3339(w.0)),
+                "watermark": figures.get(&topology.name).and_then(|f| f.watermark).map(|w| crate::commands::rfc3339(w.0)),
                 "state_bytes": running.map(|r| r.state_bytes),
                 "books": running.map(|r| &r.books),
                 "unbalanced": running.map(|r| &r.unbalanced),
@@ -271,10 +284,9 @@ impl Introspection for Asked {
     fn freshness(&self, table: &TableInfo) -> Freshness {
         let writer = self.0.plan.topologies.iter().find(|t| t.outputs.iter().any(|o| o.topic.name == table.topic));
         let status = self.0.engine_status();
-        let watermark = writer.and_then(|writer| {
-            let topologies = status.as_ref().map(|s| &s.topologies)?;
-            topologies.iter().find(|t| t.name == writer.name)?.watermark
-        });
+        // Where it cannot be asked for now, none is told.
+        let figures = self.0.figures(status.as_ref()).unwrap_or_default();
+        let watermark = writer.and_then(|writer| figures.get(&writer.name)?.watermark);
         Freshness { watermark, closed: None }
     }
 

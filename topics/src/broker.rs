@@ -7,6 +7,7 @@
 //! Delivery guarantee: an [`Appended`] answer means durable. `commit_epoch` is atomic on brokers
 //! whose [`Guarantee`] is `ExactlyOnce`; on others outputs carry deterministic ids.
 
+pub use crate::epoch::{EpochCommit, StateKind, StatePiece, TopologyFigures, TopologyState};
 pub use crate::wait::{Answer, Ticket, Wakeup};
 
 use crate::catalogue::TopicSpec;
@@ -229,64 +230,6 @@ pub trait TopicReader: Send {
     fn positions(&self) -> Positions;
 }
 
-/// What a stored piece of state is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateKind {
-    /// Changes since the previous piece.
-    Delta,
-    /// The whole state of this shard: earlier pieces of it are dropped in the same commit, or, while
-    /// pieces of another layout are left, in the commit that completes the new one.
-    Snapshot,
-}
-
-/// A piece of a keyed step's state (R9: append-only deltas and snapshots).
-#[derive(Clone, Debug)]
-pub struct StatePiece {
-    /// The topology.
-    pub topology: String,
-    /// The step's `name`.
-    pub step: String,
-    /// Which worker's share, at the time of writing. A restore reads all shards and keeps the key
-    /// groups it owns.
-    pub shard: u32,
-    /// How many shards the step had at the time of writing: the layout. A snapshot drops earlier
-    /// pieces of its own shard and layout; pieces of another layout (a restart with more or fewer
-    /// workers) stay until every shard of the new layout has a snapshot, then they go together.
-    pub shards: u32,
-    /// Delta or snapshot.
-    pub kind: StateKind,
-    /// The operator's own encoding.
-    pub bytes: Vec<u8>,
-}
-
-/// All effects of one epoch: visible together or not at all.
-#[derive(Clone, Debug, Default)]
-pub struct EpochCommit {
-    /// Strictly greater than the last one committed.
-    pub epoch: Epoch,
-    /// Rows for topics. Order within a (topic, key) is kept.
-    pub outputs: Vec<TopicRows>,
-    /// State of keyed steps.
-    pub state: Vec<StatePiece>,
-    /// (consumer group, topic, partition, next offset). A topology's group is `topology:<name>`.
-    pub offsets: Vec<(String, String, PartitionId, Offset)>,
-    /// Small values by (topology, name): time (R4), counters (R20), fingerprint (R12). Replaced whole.
-    pub meta: Vec<(String, String, Vec<u8>)>,
-    /// Taken once by id; one whose replay failed (it is `Replaying`) takes the old one's place.
-    pub dead_letters: Vec<DeadLetter>,
-    /// Dead letters whose replay this epoch applied.
-    pub replayed: Vec<String>,
-}
-
-/// What a topology left behind at its last committed epoch.
-#[derive(Clone, Debug, Default)]
-pub struct TopologyState {
-    /// In the order of their commits.
-    pub pieces: Vec<StatePiece>,
-    /// By name.
-    pub meta: BTreeMap<String, Vec<u8>>,
-}
-
 /// Where a reset topology starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetFrom {
@@ -396,6 +339,14 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Storage errors.
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError>;
+    /// Figures of topologies as of their last committed epochs, over all shares of each; empty where one
+    /// process has all of them and knows by itself.
+    ///
+    /// # Errors
+    /// Storage errors.
+    fn topology_figures(&self) -> Result<BTreeMap<String, TopologyFigures>, BrokerError> {
+        Ok(BTreeMap::new())
+    }
     /// All groups that have committed or registered.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod dead_letter;
 pub mod declaration;
 pub mod diagnostics;
+mod epoch;
 pub mod failpoint;
 pub mod ids;
 pub mod json;

@@ -18,13 +18,13 @@ mod harness;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use common::{conformance, lane, read, rows, spec};
-use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Positions, Projection};
+use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Positions, Projection, TopologyFigures};
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
 use quikflow_topics::catalogue::{Cleanup, TopicKind, TopicSpec};
 use quikflow_topics::clock::SystemClock;
 use quikflow_topics::dead_letter::DeadLetterFilter;
-use quikflow_topics::ids::Epoch;
+use quikflow_topics::ids::{Epoch, EventTime};
 use quikflow_topics::schema;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -39,6 +39,7 @@ crate::tests! {
     r1_what_a_transaction_does_not_show_yet_is_unread,
     r2_a_topic_that_is_written_all_the_time_is_read_to_its_end,
     r19_a_zombies_epoch_is_refused,
+    r19_what_a_topology_has_come_to_is_seen_by_all_processes,
     what_does_not_fit_is_said_at_the_start,
 }
 
@@ -286,4 +287,19 @@ fn what_does_not_fit_is_said_at_the_start() {
     for wrong in ["kafka://", "kafka://host", "kafka://u:p@h:1", "http://h:1", "kafka://h:1/a b"] {
         assert!(KafkaOptions::from_url(wrong, SystemClock::shared()).is_err(), "{wrong}");
     }
+}
+
+fn r19_what_a_topology_has_come_to_is_seen_by_all_processes() {
+    let url = url("figures");
+    let worker = kafka(&url);
+    assert_eq!(worker.last_epoch().unwrap(), Epoch(0));
+    let figures = |at, late| TopologyFigures { watermark: Some(EventTime(at)), late, dead: 1 };
+    let of_shares = vec![("t@0".to_owned(), figures(70, 2)), ("t@1".to_owned(), figures(50, 3)), ("u".to_owned(), figures(9, 0))];
+    worker.commit_epoch(EpochCommit { epoch: Epoch(1), figures: of_shares, ..EpochCommit::default() }).unwrap().wait().unwrap();
+    // The newest of each share count.
+    let later = vec![("t@1".to_owned(), figures(60, 4))];
+    worker.commit_epoch(EpochCommit { epoch: Epoch(2), figures: later, ..EpochCommit::default() }).unwrap().wait().unwrap();
+    let other = kafka(&url).topology_figures().unwrap();
+    assert_eq!(other["t"], TopologyFigures { watermark: Some(EventTime(60)), late: 6, dead: 2 });
+    assert_eq!(other["u"], figures(9, 0));
 }

@@ -103,7 +103,7 @@ fn commit(out: &Arc<TopicSpec>, epoch: u64, numbers: &[i64]) -> EpochCommit {
         offsets: vec![("topology:t".to_owned(), "events".to_owned(), PartitionId(0), Offset(epoch))],
         meta: vec![("t".to_owned(), "time".to_owned(), vec![epoch as u8])],
         dead_letters: vec![letter(&format!("step:t:{epoch}"), b"x")],
-        replayed: Vec::new(),
+        ..EpochCommit::default()
     }
 }
 

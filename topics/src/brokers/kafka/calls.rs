@@ -7,7 +7,7 @@ use super::watch::Watched;
 use super::{KafkaBroker, admin, append, epoch, index, lanes, member, progress};
 use crate::broker::{
     Append, Appended, Broker, BrokerError, EpochCommit, Guarantee, Positions, Projection, ResetFrom, Slice, Ticket, TopicReader,
-    TopicStats, TopologyState, Wakeup,
+    TopicStats, TopologyFigures, TopologyState, Wakeup,
 };
 use crate::brokers::records::RecordSlice;
 use crate::catalogue::TopicSpec;
@@ -152,6 +152,10 @@ impl Broker for KafkaBroker {
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
         let progress = self.shared.progress_now()?;
         Ok(progress.as_ref().map(|progress| progress.group(group, &self.shared.own.lock())).unwrap_or_default())
+    }
+
+    fn topology_figures(&self) -> Result<BTreeMap<String, TopologyFigures>, BrokerError> {
+        Ok(self.shared.progress_now()?.as_ref().map(progress::Progress::figures).unwrap_or_default())
     }
 
     fn groups(&self) -> Result<Vec<String>, BrokerError> {

@@ -164,6 +164,7 @@ impl Writer {
         failpoint::hit("log.epoch.before");
         let topologies = commit.state.iter().map(|piece| &piece.topology);
         let named = topologies.chain(commit.offsets.iter().map(|(group, ..)| group)).chain(commit.meta.iter().map(|(of, ..)| of));
+        let named = named.chain(commit.figures.iter().map(|(of, _)| of));
         let mut touched: BTreeSet<u32> = named.map(|name| share_of(name).1).collect();
         if touched.is_empty() {
             touched.extend(self.indexes.keys().next());

@@ -160,6 +160,9 @@ impl Index {
             self.meta.insert((topology.clone(), name.clone()), value.clone());
             out.push(self.entry(topic, format!("m{UNIT}{topology}{UNIT}{name}"), Some(value.clone())));
         }
+        for (topology, figures) in commit.figures.iter().filter(|(topology, _)| mine(topology)) {
+            progress.push((format!("f{UNIT}{topology}"), serde_json::to_string(figures).unwrap_or_default()));
+        }
         self.epoch = commit.epoch.0;
         out.push(self.entry(topic, "epoch".to_owned(), Some(commit.epoch.0.to_string().into_bytes())));
         (out, progress)

@@ -5,13 +5,14 @@
 //! | --- | --- |
 //! | `o` ␟ group ␟ topic | the next offset to read of each partition: `0:17 1:4` |
 //! | `g` ␟ topic | its generation |
+//! | `f` ␟ topology | its figures, as JSON |
 //!
 //! What epochs write is in their transactions; a sink's entries say how far it came some time ago.
 
 use super::config::KafkaOptions;
 use super::index::{Places, UNIT, read_places};
 use super::table::Table;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, TopologyFigures};
 use crate::ids::{Offset, PartitionId};
 use crate::share::share_of;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,17 +31,18 @@ pub(super) struct Progress {
     table: Table,
     offsets: BTreeMap<(String, String), Places>,
     generations: BTreeMap<String, u64>,
+    figures: BTreeMap<String, TopologyFigures>,
 }
 
 impl Progress {
     pub(super) fn new(options: &KafkaOptions, topic: &str) -> Result<Progress, BrokerError> {
         let table = Table::new(options, topic)?;
-        Ok(Progress { table, offsets: BTreeMap::new(), generations: BTreeMap::new() })
+        Ok(Progress { table, offsets: BTreeMap::new(), generations: BTreeMap::new(), figures: BTreeMap::new() })
     }
 
     /// Reads what was committed since the last time.
     pub(super) fn catch_up(&mut self) -> Result<(), BrokerError> {
-        let Progress { table, offsets, generations } = self;
+        let Progress { table, offsets, generations, figures } = self;
         table.catch_up(|entry| {
             let mut words = entry.key.split(UNIT);
             match (words.next(), words.next(), words.next()) {
@@ -55,10 +57,23 @@ impl Progress {
                     let number = entry.value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok());
                     generations.insert(topic.to_owned(), number.unwrap_or(0));
                 }
+                (Some("f"), Some(topology), None) => match entry.value.and_then(|value| serde_json::from_slice(value).ok()) {
+                    Some(found) => drop(figures.insert(topology.to_owned(), found)),
+                    None => drop(figures.remove(topology)),
+                },
                 _ => {}
             }
             Ok(())
         })
+    }
+
+    /// The topologies' figures, over all shares.
+    pub(super) fn figures(&self) -> BTreeMap<String, TopologyFigures> {
+        let mut all: BTreeMap<String, TopologyFigures> = BTreeMap::new();
+        for (stored_as, figures) in &self.figures {
+            all.entry(share_of(stored_as).0.to_owned()).or_default().add(figures);
+        }
+        all
     }
 
     /// A group's offsets, over all shares of it unless the name says which.
