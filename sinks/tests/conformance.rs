@@ -264,12 +264,20 @@ async fn elasticsearch_goes_on_with_an_index_that_was_made_anew() {
     let (host, space) = url.trim_start_matches("http://").split_once('/').expect("a host");
     let (first, second) = (format!("{space}-s-000001"), format!("{space}-s-000002"));
     let ask = async |method: &str, path: &str, body: String| {
-        let status = common::old::ask(method, host, path, &body).await;
-        assert_eq!(status, 200, "{method} {path}");
+        let (status, answer) = common::old::ask(method, host, path, &body).await;
+        assert!([200, 201].contains(&status), "{method} {path}: {status} {answer}");
+        answer
     };
     ask("PUT", &format!("/{second}"), r#"{"settings":{"number_of_shards":2}}"#.to_owned()).await;
-    let copy = format!(r#"{{"source":{{"index":"{first}"}},"dest":{{"index":"{second}","version_type":"external"}}}}"#);
-    ask("POST", "/_reindex?refresh=true", copy).await;
+    let found = ask("POST", &format!("/{first}/_search"), r#"{"version":true}"#.to_owned()).await;
+    // One chunk with its length around it.
+    let object = found.find('{').zip(found.rfind('}')).map_or("", |(from, to)| &found[from..=to]);
+    let found: serde_json::Value = serde_json::from_str(object).expect("JSON");
+    for hit in found["hits"]["hits"].as_array().expect("hits") {
+        let (id, version) = (hit["_id"].as_str().expect("an id"), &hit["_version"]);
+        let path = format!("/{second}/_doc/{id}?version={version}&version_type=external&refresh=true");
+        ask("PUT", &path, hit["_source"].to_string()).await;
+    }
     let alias = format!(r#"{{"add":{{"index":"{second}","alias":"{space}-s","is_write_index":true}}}}"#);
     let swap = format!(r#"{{"actions":[{alias},{{"remove_index":{{"index":"{first}"}}}}]}}"#);
     ask("POST", "/_aliases", swap).await;

@@ -251,7 +251,7 @@ async fn elasticsearch_says_what_a_block_means() {
         let path = format!("/{space}-s/_settings");
         let set = async |value: &str| {
             let body = format!(r#"{{"index.blocks.{block}":{value}}}"#);
-            assert_eq!(common::old::ask("PUT", host, &path, &body).await, 200, "{block}");
+            assert_eq!(common::old::ask("PUT", host, &path, &body).await.0, 200, "{block}");
         };
         set("true").await;
         let error = target.write(batch(offset)).await.expect_err("an error");

@@ -171,13 +171,15 @@ async fn mysql(mut stream: TcpStream) -> Option<()> {
     }
 }
 
-/// Sends JSON by HTTP; the status of the answer.
-pub(crate) async fn ask(method: &str, host: &str, path: &str, body: &str) -> u16 {
+/// Sends JSON by HTTP; the status of the answer, and its body.
+pub(crate) async fn ask(method: &str, host: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(host).await.expect("a connection");
     let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nconnection: close");
     let asked = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(asked.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer");
-    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), body.to_owned())
 }
