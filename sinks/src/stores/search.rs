@@ -284,7 +284,7 @@ pub(crate) fn words(texts: &[String]) -> rusqlite::Result<Vec<String>> {
     }
     let joined = |mut of_text: Vec<(i64, std::ops::Range<usize>)>| {
         of_text.sort_unstable_by_key(|(offset, _)| *offset);
-        let words: Vec<&str> = of_text.into_iter().map(|(_, range)| &terms[range]).collect();
+        let words: Vec<&str> = of_text.into_iter().map(|(_, range)| terms.get(range).unwrap_or_default()).collect();
         words.join(" ")
     };
     let words = all.into_iter().map(joined).collect();
