@@ -271,7 +271,7 @@ async fn elasticsearch_goes_on_with_an_index_that_was_made_anew() {
     ask("PUT", &format!("/{second}"), r#"{"settings":{"number_of_shards":2}}"#.to_owned()).await;
     let found = ask("POST", &format!("/{first}/_search"), r#"{"version":true}"#.to_owned()).await;
     // One chunk with its length around it.
-    let object = found.find('{').zip(found.rfind('}')).map_or("", |(from, to)| &found[from..=to]);
+    let object = found.find('{').zip(found.rfind('}')).and_then(|(from, to)| found.get(from..=to)).unwrap_or_default();
     let found: serde_json::Value = serde_json::from_str(object).expect("JSON");
     for hit in found["hits"]["hits"].as_array().expect("hits") {
         let (id, version) = (hit["_id"].as_str().expect("an id"), &hit["_version"]);
