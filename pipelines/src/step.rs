@@ -9,6 +9,7 @@ use quikflow_topics::catalogue::Catalogue;
 use quikflow_topics::declaration::{Node, Table};
 use quikflow_topics::diagnostics::Diagnostic;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A field of a kind of step.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +118,12 @@ pub trait Step: Send + Sync {
     /// For stateful steps: by input, the columns that the key of its state holds as they are, or none
     /// where its state is by source partition. Stateless steps bring no records together.
     fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
+        None
+    }
+    /// Where processes share the work and the key of its state is not that of the records: a stateless step
+    /// that combines rows, a piece for each of `shares`, and a stateful one that merges such pieces
+    /// (rows of `steps::piece_schema`).
+    fn halves(&self, _shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
         None
     }
     /// Lines for `explain`: keys, state, emission, what each column costs.

@@ -3,13 +3,14 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 use quikflow_pipelines::engine::status::{EngineStatus, TopologyStatus};
 use quikflow_pipelines::engine::supervise::Supervisor;
-use quikflow_pipelines::plan::{Plan, TopologyPlan};
+use quikflow_pipelines::plan::{Half, Plan, TopologyPlan};
 use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth, SinkHealth};
 use quikflow_sinks::runner::SinkRunner;
 use quikflow_sinks::runner::status::State;
 use quikflow_sinks::store::TableInfo;
 use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicStats, TopologyFigures};
 use quikflow_topics::brokers::embedded::EmbeddedBroker;
+use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
 use quikflow_topics::share::Work;
@@ -233,13 +234,19 @@ pub(crate) fn reset_with<'p>(plan: &'p Plan, name: &str) -> Vec<&'p Arc<Topology
     let mut topologies: Vec<&Arc<TopologyPlan>> = Vec::new();
     // Writers come before readers.
     for topology in &plan.topologies {
-        if topology.name == name || topology.sources.iter().any(|source| thrown_away.contains(&source.topic.name)) {
+        let half = matches!(&topology.half, Some(Half::Combines(topic)) if feeds(plan, name, topic));
+        if topology.name == name || half || topology.sources.iter().any(|source| thrown_away.contains(&source.topic.name)) {
             thrown_away.extend(outputs_of(topology));
             topologies.push(topology);
         }
     }
     topologies.reverse();
     topologies
+}
+
+/// Whether a topology reads this topic: the one that the other half of it writes.
+fn feeds(plan: &Plan, name: &str, topic: &TopicSpec) -> bool {
+    plan.topologies.iter().any(|t| t.name == name && t.sources.iter().any(|source| source.topic.name == topic.name))
 }
 
 /// The topics that a topology writes, late ones among them.

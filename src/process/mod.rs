@@ -31,6 +31,7 @@ use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::broker::Broker;
 use quikflow_topics::clock::{SharedClock, SystemClock};
 use quikflow_topics::diagnostics::{Severity, SourceFile};
+use quikflow_topics::share::Work;
 use quikflow_topics::{SinkSpec, TopicSpec};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -124,7 +125,6 @@ impl Process {
         let Some(plan) = loaded.plan else {
             return Err(Failure::usage(format!("{}: {tally}; nothing was started", setup.topologies.display())));
         };
-        let plan = Arc::new(plan);
         let metrics = logging::recorder()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
         let bind = |address: Option<SocketAddr>| -> Result<Option<TcpListener>, Failure> {
@@ -134,6 +134,7 @@ impl Process {
         let listeners = (bind(ingest)?, bind(query)?, bind(setup.health)?);
         let clock = SystemClock::shared();
         let (broker, log) = setup.broker.open(&setup.data, &clock)?;
+        let plan = Arc::new(plan.for_shares(broker.shares(Work::Pipelines)));
         let followed = followed(&plan);
         broker.ensure_topics(&all_topics(&plan)).map_err(|error| Failure::usage(error.to_string()))?;
         let stores = Stores::open_with(&setup.data, clock.clone(), &followed, &setup.stores).usage("stores")?;

@@ -8,6 +8,12 @@ pub fn partition_of(key: Option<&str>, partitions: u32) -> PartitionId {
     PartitionId((murmur2(key.as_bytes()) & 0x7fff_ffff) % partitions.max(1))
 }
 
+/// The shortest number that, as a key, lies in `partition` of `partitions`: for whoever chooses the
+/// partition, and not the key.
+pub fn key_in(partition: PartitionId, partitions: u32) -> String {
+    (0u32..).map(|number| number.to_string()).find(|key| partition_of(Some(key), partitions) == partition).unwrap_or_default()
+}
+
 /// MurmurHash2, 32 bit, with the seed of Kafka's Java client.
 pub fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
@@ -36,6 +42,15 @@ pub fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_partition_has_a_key() {
+        for partitions in [1, 4, 16, 144] {
+            for partition in (0..partitions).map(PartitionId) {
+                assert_eq!(partition_of(Some(&key_in(partition, partitions)), partitions), partition);
+            }
+        }
+    }
 
     /// Expected values: the unit tests of Kafka's own `Utils.murmur2`.
     #[test]

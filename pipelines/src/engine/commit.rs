@@ -7,6 +7,7 @@ use super::graph::Graph;
 use super::output::{in_order, joined, to_topic};
 use super::recover::meta;
 use super::schedule::MadeEpoch;
+use super::shuffle::Route;
 use crate::operator::{DeadRow, LateRow};
 use crate::plan::fingerprint;
 use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
@@ -28,13 +29,16 @@ pub struct Gatherer {
     gauges: BTreeMap<(usize, usize), BTreeMap<usize, (u64, usize)>>,
     /// Topologies whose fingerprint is stored.
     known: Vec<bool>,
+    /// By topology: where it writes what it combines.
+    routes: Vec<Option<Route>>,
 }
 
 impl Gatherer {
     /// Goes on from restored accounts.
     pub fn new(graph: Arc<Graph>, broker: Arc<dyn Broker>, books: Vec<TopologyBooks>) -> Gatherer {
         let known = vec![false; books.len()];
-        Gatherer { graph, broker, books, gauges: BTreeMap::new(), known }
+        let routes = graph.topologies.iter().map(Route::of).collect();
+        Gatherer { graph, broker, books, gauges: BTreeMap::new(), known, routes }
     }
 
     /// The accounts as of the epoch gathered last, by topology.
@@ -109,6 +113,10 @@ impl Gatherer {
             commit.dead_letters.push(self.dead_letter(id, topology, node, row, &made.work, now)?);
         }
         for (topology, time) in &made.times {
+            // After all pieces of the epoch.
+            if let Some(route) = &mut self.routes[*topology] {
+                commit.outputs.extend(route.tell(time.watermark)?);
+            }
             let (plan, stored_as) = (&self.graph.topologies[*topology].plan, &self.graph.topologies[*topology].stored_as);
             let figures = TopologyFigures {
                 watermark: Some(time.watermark).filter(|at| *at != EventTime::MIN),
@@ -135,8 +143,12 @@ impl Gatherer {
             let topic = &self.graph.topologies[rows.topology].plan.outputs[rows.output].topic;
             by_topic.entry((rows.topology, topic.name.clone())).or_insert_with(|| (topic.clone(), Vec::new())).1.push(rows);
         }
-        for (topic, rows) in by_topic.into_values() {
-            commit.outputs.push(TopicRows { rows: in_order(rows)?, topic });
+        for ((topology, _), (topic, rows)) in by_topic {
+            let mut rows = in_order(rows)?;
+            if let Some(route) = self.routes[topology].as_ref().filter(|route| route.is(&topic)) {
+                rows = route.address(&rows)?;
+            }
+            commit.outputs.push(TopicRows { rows, topic });
         }
         Ok(())
     }

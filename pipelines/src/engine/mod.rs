@@ -10,6 +10,7 @@
 //! * [`worker`], [`shell`]: timely
 //! * [`commit`]: what a complete epoch did becomes one commit
 //! * [`recover`]: what the last epoch left, and whether the plan may go on from it (R12)
+//! * [`shuffle`]: between the halves of a topology, where processes share the work (R19)
 //! * [`replay`]: dead letters on their second way (R14)
 //! * [`supervise`]: an engine for the shares of the work that this process has
 //! * [`books`]: the accounts (R20)
@@ -33,6 +34,7 @@ pub mod recover;
 pub mod replay;
 pub mod schedule;
 mod shell;
+pub mod shuffle;
 pub mod source;
 pub mod status;
 pub mod supervise;

@@ -6,6 +6,7 @@
 use super::EngineError;
 use super::core::{EpochWork, Gauge, SliceTask};
 use super::graph::Graph;
+use super::reading::Member;
 use super::replay::Replays;
 use super::source::{Feed, group};
 use super::time::{SourceView, TopologyTime};
@@ -53,7 +54,8 @@ pub struct Scheduler {
     /// By topology: the watermark that its steps were told last.
     told: Vec<EventTime>,
     replays: Replays,
-    /// Windows are held open by records that were not shown yet, and perhaps never are.
+    /// Windows are held open by records that were not shown yet, and perhaps never are, or by another share
+    /// that has not come to its end.
     hidden: bool,
     next: Epoch,
 }
@@ -143,6 +145,9 @@ impl Scheduler {
         let (mut rows, mut bytes) = (0, 0);
         // Each feed has its share, and may use what others leave.
         let share = limits.rows.div_ceil(self.feeds.len().max(1));
+        for feed in &mut self.feeds {
+            feed.ask_upstream(&self.broker, elapsed)?;
+        }
         for index in 0..self.feeds.len() {
             let others = self.feeds.len() - index - 1;
             let most = limits.rows.saturating_sub(rows).saturating_sub(others * share / 2).max(1);
@@ -172,14 +177,18 @@ impl Scheduler {
         }
         // After all reading: whatever a slice was written together with was written before this.
         let answers = self.broker.answers();
+        self.hidden = false;
         for feed in &self.feeds {
+            let silent = feed.silent(&self.broker)?;
+            let waits = |member: &Member| self.due_of(member.topology).watermark.is_some();
+            self.hidden |= feed.at_end && !silent && feed.reading.members.iter().any(waits);
             for (index, member) in feed.reading.members.iter().enumerate() {
                 let partitions = &self.times[member.topology].sources[member.source].partitions;
                 let unread = feed.unread(&self.broker, index, &|partition| partitions.contains_key(&partition))?;
-                views[member.topology][member.source] = SourceView { at_end: feed.at_end && answers, unread };
+                views[member.topology][member.source] = SourceView { at_end: silent && answers, unread };
             }
         }
-        self.hidden = views.iter().flatten().any(|view| view.unread);
+        self.hidden |= views.iter().flatten().any(|view| view.unread);
         Feed::join(&self.graph, &mut self.feeds);
         let replays = self.replays.take(&self.graph, &self.broker, &self.told, tasks.len() as u64)?;
         replays.iter().for_each(|task| touched[task.topology] = true);

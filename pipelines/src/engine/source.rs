@@ -3,16 +3,21 @@
 use super::EngineError;
 use super::graph::Graph;
 use super::reading::{Member, Reading};
+use super::shuffle::{Upstream, writer};
 use quikflow_topics::broker::{Broker, Positions, Slice, TopicReader};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::ids::{Offset, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The name of a topology's consumer group.
 pub fn group(topology: &str) -> String {
     format!("topology:{topology}")
 }
+
+/// How often the half of a topology that writes a feed is asked how far it has come.
+const ASK: Duration = Duration::from_millis(200);
 
 /// One reader of a topic and all who take what it reads.
 pub struct Feed {
@@ -25,6 +30,11 @@ pub struct Feed {
     reader: Box<dyn TopicReader>,
     /// A slice that was read and did not fit the epoch before.
     held: Option<Arc<dyn Slice>>,
+    /// The half of a topology that writes it.
+    upstream: Option<Upstream>,
+    /// The other half had something to say still when it was asked last, and when that was.
+    behind: bool,
+    asked: Option<Duration>,
 }
 
 /// Readers of a topic that can read together: where they read the same partition, they stand at the same place.
@@ -77,7 +87,10 @@ impl Feed {
                 let wanted: Vec<PartitionId> = place.partitions.keys().copied().collect();
                 let reader = broker.reader_of(&place.topic.name, &positions, &wanted)?;
                 let reading = Arc::new(Reading::new(graph, &place.topic, place.members));
-                Ok(Feed { reading, at_end: false, partitions: wanted.into_iter().collect(), reader, held: None })
+                let upstream = reading.members.first().and_then(|member| Upstream::of(&graph.topologies[member.topology]));
+                let behind = upstream.is_some();
+                let partitions = wanted.into_iter().collect();
+                Ok(Feed { reading, at_end: false, partitions, reader, held: None, upstream, behind, asked: None })
             })
             .collect()
     }
@@ -102,6 +115,33 @@ impl Feed {
         }
     }
 
+    /// Asks the half that writes it, if one does and this feed was read to its end, whether it has come to its own
+    /// end: before what it wrote is read. Seldom enough for an idle process.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn ask_upstream(&mut self, broker: &Arc<dyn Broker>, elapsed: Duration) -> Result<(), EngineError> {
+        let Some(upstream) = self.upstream.as_ref().filter(|_| self.at_end) else { return Ok(()) };
+        if self.asked.is_none_or(|asked| elapsed.saturating_sub(asked) >= ASK) {
+            self.behind = upstream.behind(broker)?.contains(&true);
+            self.asked = Some(elapsed);
+        }
+        Ok(())
+    }
+
+    /// Whether silence is the source's own: all of it was read, and whoever writes it had come to its end before.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub fn silent(&self, broker: &Arc<dyn Broker>) -> Result<bool, EngineError> {
+        if !self.at_end || self.upstream.is_none() {
+            return Ok(self.at_end);
+        }
+        let topic = &self.reading.topic.name;
+        let positions = self.reader.positions().into_iter().filter(|(partition, _)| self.partitions.contains(partition));
+        Ok(!self.behind && !broker.unread(topic, &positions.collect(), true)?)
+    }
+
     /// Whether some partition that a member takes, and of which `seen` says nothing was read, may still
     /// show a record that was written before this call.
     ///
@@ -119,6 +159,14 @@ impl Feed {
         let positions = self.reader.positions();
         let next = |partition| (partition, positions.get(&partition).copied().unwrap_or_default());
         let from: Positions = (0..topic.partitions).map(PartitionId).filter(open).map(next).collect();
+        if let Some(upstream) = self.upstream.as_ref().filter(|_| !from.is_empty()) {
+            // What is written here later than a share's end says nothing that was before it.
+            let behind = upstream.behind(broker)?;
+            let waits = |partition: &PartitionId| behind.get(writer(*partition, upstream.shares) as usize).is_none_or(|b| *b);
+            if from.keys().any(waits) {
+                return Ok(true);
+            }
+        }
         Ok(held || (!from.is_empty() && broker.unread(&topic.name, &from, self.at_end)?))
     }
 

@@ -7,6 +7,7 @@ use quikflow_topics::catalogue::{SinkSpec, TopicKind, TopicSpec};
 use quikflow_topics::units::show_duration;
 use serde_json::{Value, json as value};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a commit of an epoch holds.
 const GUARANTEE: &str = "exactly once on the embedded broker and on Kafka: rows, state, time and offsets of an epoch commit together; \
@@ -31,7 +32,7 @@ pub fn text(plan: &Plan, topology: Option<&str>) -> Result<String, ExplainError>
 struct Tree<'a> {
     out: &'a mut String,
     plan: &'a Plan,
-    topology: &'a TopologyPlan,
+    topology: &'a Arc<TopologyPlan>,
     shown: BTreeSet<usize>,
 }
 
@@ -80,6 +81,7 @@ impl Tree<'_> {
                 self.line(1, format!("late records of {} go to {}", source.topic.name, late.name));
             }
         }
+        self.line(1, format!("processes that share the work divide it: {}", self.topology.division().describe()));
         self.line(1, "dead letters: records that fail in a step, with their bytes, cause and place");
         self.line(1, format!("guarantee: {GUARANTEE}"));
     }
@@ -156,7 +158,7 @@ pub fn json(plan: &Plan, topology: Option<&str>) -> Result<String, ExplainError>
     Ok(serde_json::to_string_pretty(&shown).unwrap_or_default())
 }
 
-fn one(plan: &Plan, topology: &TopologyPlan) -> Value {
+fn one(plan: &Plan, topology: &Arc<TopologyPlan>) -> Value {
     let tables = tables(topology);
     let place = |port: &Port| match port {
         Port::Source(source) => value!({ "source": topology.sources[*source].topic.name }),
@@ -194,6 +196,7 @@ fn one(plan: &Plan, topology: &TopologyPlan) -> Value {
     value!({
         "name": topology.name,
         "doc": topology.doc,
+        "divided": topology.division().describe(),
         "sources": sources.collect::<Vec<_>>(),
         "steps": steps.collect::<Vec<_>>(),
         "outputs": outputs.collect::<Vec<_>>(),

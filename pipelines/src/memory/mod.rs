@@ -18,8 +18,9 @@ use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatu
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::partitioner::partition_of;
 use quikflow_topics::schema::{ARRIVAL_TIME, KEY, OFFSET, PARTITION};
+use quikflow_topics::share::{Work, share_of};
 use reader::MemoryReader;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -39,6 +40,8 @@ struct State {
     meta: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     dead: Vec<DeadLetter>,
     epoch: Epoch,
+    /// The last one of each share.
+    epochs: BTreeMap<u32, Epoch>,
     commits_left: Option<usize>,
     /// Of the next commits, which are refused.
     refused: VecDeque<bool>,
@@ -51,12 +54,18 @@ pub struct MemoryBroker {
     state: Arc<Mutex<State>>,
     wakeup: Wakeup,
     clock: SharedClock,
+    shares: u32,
 }
 
 impl MemoryBroker {
     /// An empty log.
     pub fn new(clock: SharedClock) -> Arc<MemoryBroker> {
-        Arc::new(MemoryBroker { state: Arc::default(), wakeup: Wakeup::default(), clock })
+        MemoryBroker::shared(clock, 1)
+    }
+
+    /// An empty log for several engines that divide the work into so many shares; who has which is up to the caller.
+    pub fn shared(clock: SharedClock, shares: u32) -> Arc<MemoryBroker> {
+        Arc::new(MemoryBroker { state: Arc::default(), wakeup: Wakeup::default(), clock, shares })
     }
 
     /// From now on only so many epochs can be committed, then `Closed` is answered: as if the
@@ -232,10 +241,15 @@ impl Broker for MemoryBroker {
             Some(left) => *left -= 1,
             None => {}
         }
-        if commit.epoch <= state.epoch {
-            return Err(storage(format!("epoch {} after epoch {}", commit.epoch, state.epoch)));
+        let shares: BTreeSet<u32> = commit.meta.iter().map(|(of, ..)| share_of(of).1).collect();
+        for share in shares {
+            let last = state.epochs.entry(share).or_default();
+            if commit.epoch <= *last {
+                return Err(storage(format!("epoch {} after epoch {last} of share {share}", commit.epoch)));
+            }
+            *last = commit.epoch;
         }
-        state.epoch = commit.epoch;
+        state.epoch = state.epoch.max(commit.epoch);
         for rows in &commit.outputs {
             let topic =
                 state.topics.get_mut(&rows.topic.name).ok_or_else(|| BrokerError::UnknownTopic(rows.topic.name.clone()))?;
@@ -326,11 +340,17 @@ impl Broker for MemoryBroker {
     }
 
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
-        Ok(self.state.lock().offsets.get(group).cloned().unwrap_or_default())
+        let state = self.state.lock();
+        let of = |name: &&String| *name == group || (self.shares > 1 && share_of(name).0 == group);
+        Ok(state.offsets.keys().filter(of).flat_map(|name| state.offsets[name].clone()).collect())
     }
 
     fn groups(&self) -> Result<Vec<String>, BrokerError> {
         Ok(self.state.lock().offsets.keys().cloned().collect())
+    }
+
+    fn shares(&self, _: Work) -> u32 {
+        self.shares
     }
 
     fn report_progress(&self, _group: &str, _topic: &str, _positions: &Positions) -> Result<(), BrokerError> {

@@ -3,11 +3,13 @@
 mod compat;
 mod load;
 mod prune;
+mod shuffle;
 mod sinks;
 mod wire;
 
 pub use compat::{compatible, fingerprint};
 pub use load::{Loaded, SECTIONS, load};
+pub use shuffle::Division;
 
 use crate::expr::StreamSchema;
 use crate::step::Step;
@@ -32,6 +34,8 @@ pub struct TopologyPlan {
     /// Whether the source partitions can be divided among processes (R19): no step brings records of
     /// several partitions together.
     pub divisible: bool,
+    /// What it has to do with its other half, where a topology is made two.
+    pub half: Option<Half>,
     /// The topics read.
     pub sources: Vec<SourcePlan>,
     /// Steps; inputs come before those that read them.
@@ -42,7 +46,25 @@ pub struct TopologyPlan {
     pub late: Vec<Option<Arc<TopicSpec>>>,
 }
 
+/// The halves of a topology that is not divisible, where processes share the work: rows are combined by
+/// source partition, and what was combined changes hands by key.
+#[derive(Clone, Debug)]
+pub enum Half {
+    /// Combines, and writes to this topic. Its last row of an epoch in each partition says how far time has come.
+    Combines(Arc<TopicSpec>),
+    /// Reads that topic. The event time of its records is what the other half's share said.
+    Merges {
+        /// The topology that combines.
+        combining: String,
+        /// The topics that it reads.
+        reads: Vec<Arc<TopicSpec>>,
+        /// Into how many shares both are divided. Partition `to * shares + from` holds what share `from` wrote for `to`.
+        shares: u32,
+    },
+}
+
 /// A topic read.
+#[derive(Clone)]
 pub struct SourcePlan {
     /// The topic.
     pub topic: Arc<TopicSpec>,
@@ -69,6 +91,7 @@ pub enum Port {
 }
 
 /// A step in its place.
+#[derive(Clone)]
 pub struct NodePlan {
     /// Unique in the topology; keys the state of stateful steps.
     pub name: String,
@@ -82,6 +105,7 @@ pub struct NodePlan {
 }
 
 /// A topic written. Several ports that write one topic are several of these.
+#[derive(Clone)]
 pub struct OutputPlan {
     /// The topic; rows are turned into its `append_schema`: `_key` from the stream's `_key` column
     /// (or null), `_event_time` from the row, `_type` from the stream's or `ROW`, fields by name.

@@ -330,6 +330,7 @@ impl<'a> Wiring<'a> {
             name: decl.name.text.to_owned(),
             doc: decl.doc.to_owned(),
             divisible: self.divisible,
+            half: None,
             late: self.sources.iter().map(late).collect(),
             sources: self.sources.iter().map(source_plan).collect(),
             nodes: self.nodes,

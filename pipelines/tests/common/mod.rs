@@ -310,6 +310,7 @@ pub(crate) fn plan() -> Arc<Plan> {
         name: "count".to_owned(),
         doc: String::new(),
         divisible: false,
+        half: None,
         sources: vec![SourcePlan {
             topic: numbers.clone(),
             projection: Projection::of(&numbers, &columns),

@@ -35,7 +35,7 @@ fn described(broker: &dyn Broker, spec: &TopicSpec) -> Result<Value, Problem> {
         "name": spec.name,
         "doc": spec.doc,
         "kind": match spec.kind { TopicKind::Events => "events", TopicKind::Rows => "rows" },
-        "cleanup": match spec.cleanup { Cleanup::Delete => "delete", Cleanup::Compact => "compact" },
+        "cleanup": match spec.cleanup { Cleanup::Delete => "delete", Cleanup::Compact => "compact", Cleanup::Consumed => "consumed" },
         "retention": spec.retention.map(show_duration),
         "partitions": spec.partitions,
         "records": stats.records,

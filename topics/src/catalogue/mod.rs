@@ -92,6 +92,8 @@ pub enum Cleanup {
     Delete,
     /// The newest record of each key stays.
     Compact,
+    /// Records go once the topology that reads them has committed; no declared topic is such.
+    Consumed,
 }
 
 /// Whose records a topic holds.

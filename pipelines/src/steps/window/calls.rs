@@ -37,6 +37,7 @@ enum Function {
 }
 
 /// An aggregate column, typed.
+#[derive(Clone)]
 pub(super) struct Planned {
     pub(super) name: String,
     pub(super) call: AggregateCall,
@@ -168,6 +169,7 @@ fn constant_fraction(expr: &Expr) -> Option<f64> {
 }
 
 /// All aggregates of a window: each expression once, each argument once.
+#[derive(Clone)]
 pub(super) struct Calls {
     /// The group columns' expressions first.
     pub(super) exprs: Vec<Expr>,

@@ -6,11 +6,14 @@
 //! * [`apply`]: the open windows
 //! * [`groups`]: (window, key) → slot
 //! * [`state`]: the stored form
+//! * [`combine`], [`merge`]: its halves where processes share the work
 
 mod apply;
 mod assign;
 mod calls;
+mod combine;
 mod groups;
+mod merge;
 mod prepare;
 mod state;
 #[cfg(test)]
@@ -26,6 +29,8 @@ use apply::Apply;
 use arrow::datatypes::{DataType, Field, Schema};
 use assign::Windows;
 use calls::{Calls, Planned};
+use combine::CombineStep;
+use merge::MergeStep;
 use prepare::Prepare;
 use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::declaration::{Node, Table};
@@ -171,6 +176,7 @@ fn signed(node: &Node) -> Result<i64, Diagnostic> {
     i64::try_from(length.as_micros()).map(|m| sign * m).map_err(|_| node.error("too long a duration"))
 }
 
+#[derive(Clone)]
 struct WindowStep {
     name: String,
     windows: Windows,
@@ -196,6 +202,10 @@ impl WindowStep {
         WindowStep { name, windows, groups, calls, codec, output }
     }
 
+    fn prepare(&self) -> Prepare {
+        Prepare::new(&self.name, self.calls.exprs.clone(), self.codec.clone(), self.calls.arguments.clone())
+    }
+
     fn apply(&self) -> Apply {
         let accumulators = self.calls.accumulators();
         Apply::new(&self.name, self.windows, self.codec.clone(), accumulators, self.output.arrow.clone())
@@ -208,8 +218,7 @@ impl Step for WindowStep {
     }
 
     fn build(&self) -> Operator {
-        let prepare = Prepare::new(&self.name, self.calls.exprs.clone(), self.codec.clone(), self.calls.arguments.clone());
-        Operator::Keyed { prepare: vec![Box::new(prepare)], apply: Box::new(self.apply()) }
+        Operator::Keyed { prepare: vec![Box::new(self.prepare())], apply: Box::new(self.apply()) }
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -229,6 +238,11 @@ impl Step for WindowStep {
 
     fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
         Some(vec![plain(self.groups.iter().map(|(_, expr)| expr))])
+    }
+
+    fn halves(&self, shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
+        let combine = CombineStep { window: self.clone(), shares };
+        Some((Arc::new(combine), Arc::new(MergeStep { window: self.clone() })))
     }
 
     fn passes_through(&self) -> bool {

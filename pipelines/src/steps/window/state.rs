@@ -52,8 +52,23 @@ impl Apply {
         out.bytes
     }
 
-    /// Reads a piece.
+    /// Reads a piece of its own state.
     pub(super) fn read(&mut self, bytes: &[u8], owns: &dyn Fn(u32) -> bool) -> Result<(), CodecError> {
+        self.load(bytes, owns, false)?;
+        // What was restored has been emitted and written before.
+        self.groups.take_touched();
+        self.groups.take_unwritten();
+        let closing = self.groups.closing(|start| self.windows.end(start) <= self.closed_until);
+        self.drop_windows(&closing);
+        Ok(())
+    }
+
+    /// Merges what another window combined; returns whether some of it came after its window had closed.
+    pub(super) fn merge(&mut self, bytes: &[u8]) -> Result<bool, CodecError> {
+        self.load(bytes, &|_| true, true)
+    }
+
+    fn load(&mut self, bytes: &[u8], owns: &dyn Fn(u32) -> bool, merge: bool) -> Result<bool, CodecError> {
         let mut from = Reader::new(bytes, FORMAT)?;
         self.closed_until = self.closed_until.max(from.long()? as i64);
         let mut keys: Vec<Option<(&[u8], u64)>> = Vec::new();
@@ -62,8 +77,7 @@ impl Apply {
             let hash = hash(key);
             keys.push(owns((hash % u64::from(KEY_GROUPS)) as u32).then_some((key, hash)));
         }
-        let mut slots = Vec::new();
-        let mut starts = Vec::new();
+        let (mut slots, mut starts, mut closed) = (Vec::new(), Vec::new(), false);
         let mut start = 0i64;
         for _ in 0..from.count()? {
             start = start.wrapping_add(from.int()?);
@@ -71,23 +85,22 @@ impl Apply {
             let key = *keys.get(number).ok_or_else(|| from.error("a group has no key"))?;
             starts.push(start);
             slots.push(match key {
-                // Closed by what another shard has seen: its own later pieces say the same.
                 Some((key, hash)) if self.windows.end(start) > self.closed_until => self.groups.touch(start, key, hash),
-                _ => NO_SLOT,
+                // Of stored state: by what another shard has seen, whose own later pieces say the same.
+                Some(_) => {
+                    closed = true;
+                    NO_SLOT
+                }
+                None => NO_SLOT,
             });
         }
         for (accumulator, _) in &mut self.accumulators {
             accumulator.grow(self.groups.slots());
-            accumulator.load(&slots, &starts, false, &mut from)?;
+            accumulator.load(&slots, &starts, merge, &mut from)?;
         }
         if !from.done() {
             return Err(from.error("something follows the last aggregate"));
         }
-        // What was restored has been emitted and written before.
-        self.groups.take_touched();
-        self.groups.take_unwritten();
-        let closing = self.groups.closing(|start| self.windows.end(start) <= self.closed_until);
-        self.drop_windows(&closing);
-        Ok(())
+        Ok(closed)
     }
 }

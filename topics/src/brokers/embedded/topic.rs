@@ -260,7 +260,7 @@ fn spec_to_json(spec: &TopicSpec) -> String {
     json!({
         "name": spec.name, "doc": spec.doc, "partitions": spec.partitions,
         "kind": if spec.kind == TopicKind::Events { "events" } else { "rows" },
-        "cleanup": if spec.cleanup == Cleanup::Delete { "delete" } else { "compact" },
+        "cleanup": if spec.cleanup == Cleanup::Compact { "compact" } else { "delete" },
         "retention": spec.retention.map(millis), "disorder": millis(spec.disorder), "idle_after": millis(spec.idle_after),
         "live_within": millis(spec.live_within), "future_within": millis(spec.future_within),
         "fields": fields.collect::<Vec<_>>(),

@@ -28,7 +28,8 @@ impl Wanted {
     pub(super) fn of(spec: &TopicSpec, prefix: &str) -> Wanted {
         let retention = spec.retention.map_or_else(|| "-1".to_owned(), |age| age.as_millis().to_string());
         let cleanup = match spec.cleanup {
-            Cleanup::Delete => "delete",
+            // What was read is deleted by quikflow itself.
+            Cleanup::Delete | Cleanup::Consumed => "delete",
             Cleanup::Compact => "compact",
         };
         Wanted::new(format!("{prefix}{}", spec.name), spec.partitions, cleanup, retention)
@@ -164,12 +165,12 @@ impl Admin {
         Ok(metadata.topics().iter().map(count).collect())
     }
 
-    /// Deletes all records of a topic up to `ends`.
-    pub(super) fn delete_records(&self, topic: &str, ends: &[u64]) -> Result<(), BrokerError> {
+    /// Deletes the records of a topic's partitions that come before these offsets.
+    pub(super) fn delete_records(&self, topic: &str, before: impl IntoIterator<Item = (u32, u64)>) -> Result<(), BrokerError> {
         let mut list = TopicPartitionList::new();
-        for (partition, end) in (0..).zip(ends) {
-            let offset = Offset::Offset(i64::try_from(*end).unwrap_or(i64::MAX));
-            list.add_partition_offset(topic, partition, offset).map_err(|e| failed("deleting records", &e))?;
+        for (partition, end) in before {
+            let (partition, end) = (i32::try_from(partition).unwrap_or(i32::MAX), i64::try_from(end).unwrap_or(i64::MAX));
+            list.add_partition_offset(topic, partition, Offset::Offset(end)).map_err(|e| failed("deleting records", &e))?;
         }
         let options = AdminOptions::new().request_timeout(Some(CALL)).operation_timeout(Some(CALL));
         let done = self.call(self.client.delete_records(&list, &options))?;

@@ -13,6 +13,7 @@
 
 use super::Shared;
 use super::config::{CALL, failed, patiently};
+use super::consumed::Consumed;
 use super::index::{self, Index, UNIT};
 use super::record::{self, Outgoing};
 use super::transactions::Transactions;
@@ -80,6 +81,7 @@ struct Writer {
     state: Arc<str>,
     progress: Arc<str>,
     failed: Arc<AtomicBool>,
+    consumed: Consumed,
 }
 
 /// Takes shares over: opens the producer, waits for what is open there to end, reads what is stored,
@@ -110,7 +112,15 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
     let (orders, received) = channel();
     let failed = Arc::new(AtomicBool::new(false));
     let progress: Arc<str> = shared.own_topic("progress").into();
-    let writer = Writer { shared: shared.clone(), producer, indexes, state, progress, failed: failed.clone() };
+    let writer = Writer {
+        shared: shared.clone(),
+        producer,
+        indexes,
+        state,
+        progress,
+        failed: failed.clone(),
+        consumed: Consumed::default(),
+    };
     let thread = std::thread::Builder::new().name("kafka-epochs".to_owned()).spawn(move || writer.run(&received));
     thread.map_err(|e| BrokerError::Storage(format!("kafka: no thread: {e}")))?;
     *shared.epochs.lock() = Some(Epochs { orders, shares: inheritance.shares.clone(), failed });
@@ -203,6 +213,7 @@ impl Writer {
             own.offsets.extend(places.map(|places| (key, places.clone())));
         }
         drop(own);
+        self.consumed.committed(&self.shared, commit);
         self.shared.wakeup.bump();
         failpoint::hit("log.epoch.after");
         Ok(())
@@ -263,7 +274,7 @@ impl Writer {
         for topic in &reset.outputs {
             let spec = self.shared.spec(topic)?;
             let all = self.shared.offsets(&*self.shared.committed.get()?, &spec, Offset::End)?;
-            self.shared.admin.delete_records(&self.shared.physical(topic), &all)?;
+            self.shared.admin.delete_records(&self.shared.physical(topic), (0..).zip(all))?;
             let generation = self.generation(topic)? + 1;
             let key = format!("g{UNIT}{topic}");
             records.push(Outgoing::entry(&self.progress, key, Some(generation.to_string().into_bytes())));

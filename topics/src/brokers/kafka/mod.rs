@@ -4,6 +4,7 @@
 //! * `record`: a row as a record and back; `reader`: reading what was committed
 //! * `append`: the door without a lane; `lanes`: bulk producers (R17, R18)
 //! * `epoch`, `index`, `transactions`: an epoch is one transaction (R19), its state in `quikflow.state`
+//! * `consumed`: what one topology alone reads is deleted behind its commit
 //! * `member`: the group by which several processes share the pipelines' work
 //! * `watch`: clients that have lost their brokers for good are opened anew
 //! * `link`: says once for all clients that the brokers do not answer, and that they do again
@@ -19,6 +20,7 @@ mod admin;
 mod append;
 mod calls;
 mod config;
+mod consumed;
 mod dead;
 mod epoch;
 mod index;

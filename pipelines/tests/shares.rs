@@ -1,0 +1,256 @@
+//! Several engines that divide the work against one that has all of it (R19): the same answer, however
+//! the log is cut, the shares lie, and the engines are killed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says its seed"
+)]
+
+use quikflow_pipelines::driver::{Giver, Row, rows_of, topics};
+use quikflow_pipelines::engine::{Engine, EngineOptions};
+use quikflow_pipelines::memory::MemoryBroker;
+use quikflow_pipelines::plan::{Division, Half, Plan, load};
+use quikflow_pipelines::topology::cases::{Given, GivenRecord};
+use quikflow_topics::broker::Broker;
+use quikflow_topics::clock::{ManualClock, SharedClock};
+use quikflow_topics::diagnostics::SourceFile;
+use quikflow_topics::ids::EventTime;
+use serde_json::{Map, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SECOND: i64 = 1_000_000;
+/// 2026-01-01, in seconds.
+const DAY: i64 = 1_767_225_600;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const DECLARATION: &str = r#"
+[topics.hits]
+partitions = 6
+disorder = "5s"
+
+[events.HIT]
+topic = "hits"
+key = "user"
+payload = { user = "string", page = "string", took = "int", weight = { type = "float", optional = true } }
+
+[[topology]]
+name = "pages"
+from = "hits"
+steps = [
+  { filter = "payload.page <> 'none'" },
+  { window = { tumbling = "1m", grace = "10s" }, group_by = { page = "payload.page" }, aggregate = { hits = "count(*)", users = "count(distinct payload.user)", about = "approx_distinct(payload.user)", took = "sum(payload.took)", mean = "avg(payload.weight)", least = "min(payload.took)", most = "max(payload.user)", p90 = "approx_percentile_cont(payload.took, 0.9)", first = "first_value(payload.user)", last = "last_value(payload.user)", slow = "count(*) filter (where payload.took > 50)" }, name = "minute" },
+  { filter = "hits > 0" },
+]
+to = "pages-a-minute"
+
+[[topology]]
+name = "users"
+from = "hits"
+steps = [
+  { window = { tumbling = "1m" }, group_by = { user = "payload.user" }, aggregate = { hits = "count(*)" }, name = "minute" },
+]
+to = "users-a-minute"
+"#;
+
+fn plan() -> Plan {
+    let loaded = load(&SourceFile::new("shares.toml", DECLARATION.to_owned()));
+    let mistakes: Vec<String> = loaded.diagnostics.iter().map(|diagnostic| diagnostic.message.clone()).collect();
+    loaded.plan.unwrap_or_else(|| panic!("{mistakes:?}"))
+}
+
+/// A small generator, so that a failing seed can be run again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+struct World {
+    broker: Arc<MemoryBroker>,
+    clock: Arc<ManualClock>,
+    plan: Arc<Plan>,
+    giver: Giver,
+}
+
+impl World {
+    fn new(shares: u32) -> World {
+        // Far from the events' times: a replay, which the clock does not move.
+        let clock = ManualClock::at(EventTime((DAY + 10_000_000) * SECOND));
+        let shared: SharedClock = clock.clone();
+        let broker = MemoryBroker::shared(shared, shares);
+        let plan = plan().for_shares(shares);
+        broker.ensure_topics(&topics(&plan)).unwrap();
+        let giver = Giver::new(&plan.catalogue, broker.clone(), clock.clone());
+        World { broker, clock, plan: Arc::new(plan), giver }
+    }
+
+    fn give(&self, at: i64, user: &str, page: &str, took: i64, partition: Option<u32>) {
+        let mut payload = Map::new();
+        payload.insert("user".to_owned(), json!(user));
+        payload.insert("page".to_owned(), json!(page));
+        payload.insert("took".to_owned(), json!(took));
+        payload.insert("weight".to_owned(), json!(took as f64 / 7.0));
+        let record = GivenRecord { topic: "hits".to_owned(), event: "HIT".to_owned(), payload, key: None, id: None, partition };
+        self.giver.give(&Given { at: EventTime((DAY + at) * SECOND), record: Some(record), span: 0..0 }).unwrap();
+        // Giving moves the clock to the event; it arrives long after.
+        self.clock.set(EventTime((DAY + 10_000_000) * SECOND));
+    }
+
+    /// Records of some minutes, a few of them late; in the end one in each partition closes all windows.
+    fn fill(&self, seed: u64, records: i64) {
+        let mut random = Random(seed);
+        for at in 0..records {
+            let back = if random.below(9) == 0 { random.below(200) as i64 } else { random.below(5) as i64 };
+            let (user, page) = (format!("u{}", random.below(17)), ["home", "about", "none", "help"][random.below(4) as usize]);
+            self.give((at / 3 - back).max(0), &user, page, random.below(100) as i64, None);
+        }
+        for partition in 0..6 {
+            self.give(1_000_000, "end", "home", 1, Some(partition));
+        }
+    }
+
+    fn start(&self, shares: &[u32], workers: usize, random: &mut Random) -> Engine {
+        let options = EngineOptions {
+            workers,
+            epoch_interval: Duration::ZERO,
+            max_epoch_rows: 1 + random.below(40) as usize,
+            slice_rows: 1 + random.below(30) as usize,
+            ..EngineOptions::default()
+        };
+        Engine::start_shares(self.plan.clone(), self.broker.clone(), self.clock.clone(), options, Some(shares)).unwrap()
+    }
+
+    /// The final rows, and how many records were late.
+    fn answer(&self) -> [Vec<String>; 3] {
+        let rows = |topic: &str| {
+            let rows = rows_of(&self.broker.records(topic).unwrap());
+            let last = rows.into_iter().filter(|row| row.get("final").is_none_or(|last| last == &json!(true)));
+            let shown = |mut row: Row| {
+                row.retain(|name, _| name != "epoch" && !["_offset", "_partition", "_arrival_time"].contains(&name.as_str()));
+                json!(row).to_string()
+            };
+            let mut rows: Vec<String> = last.map(shown).collect();
+            rows.sort();
+            rows
+        };
+        ["pages-a-minute", "users-a-minute", "late.pages"].map(rows)
+    }
+}
+
+/// Waits until nobody has anything to do; false where one has ended.
+fn settle(world: &World, engines: &[Engine]) -> bool {
+    loop {
+        let before = world.broker.wakeup().version();
+        if !engines.iter().all(|engine| engine.wait_caught_up(PATIENCE)) {
+            return false;
+        }
+        if world.broker.wakeup().version() == before {
+            return true;
+        }
+    }
+}
+
+/// Fails with the first rows that are in one of both alone.
+fn same(found: &[Vec<String>; 3], expected: &[Vec<String>; 3], what: &str) {
+    for (found, expected) in found.iter().zip(expected) {
+        let only = |a: &[String], b: &[String]| a.iter().filter(|row| !b.contains(row)).take(3).cloned().collect::<Vec<_>>();
+        let (more, missing) = (only(found, expected), only(expected, found));
+        assert!(
+            found == expected,
+            "{what}: {} rows, not {}; more: {more:#?}, missing: {missing:#?}",
+            found.len(),
+            expected.len()
+        );
+    }
+}
+
+fn alone(seed: u64, records: i64) -> [Vec<String>; 3] {
+    let world = World::new(1);
+    world.fill(seed, records);
+    let engine = world.start(&[0], 1, &mut Random(3));
+    assert!(engine.wait_caught_up(PATIENCE), "{:?}", engine.status());
+    engine.stop().unwrap();
+    world.answer()
+}
+
+#[test]
+fn r19_a_window_by_another_key_is_halved_and_one_by_the_records_key_is_not() {
+    let plan = plan();
+    let divisions: Vec<Division> = plan.topologies.iter().map(|topology| topology.division()).collect();
+    assert_eq!(divisions, [Division::Combined, Division::BySource]);
+    let halved = plan.for_shares(3);
+    let names: Vec<&str> = halved.topologies.iter().map(|topology| topology.name.as_str()).collect();
+    assert_eq!(names, ["pages.combine", "pages", "users"]);
+    assert!(
+        matches!(&halved.topologies[1].half, Some(Half::Merges { combining, shares: 3, .. }) if combining == "pages.combine")
+    );
+    assert_eq!(halved.topologies[1].sources[0].topic.partitions, 9);
+}
+
+#[test]
+fn r19_engines_that_divide_the_work_answer_as_one_does() {
+    for seed in 1..=8u64 {
+        let expected = alone(seed, 700);
+        assert!(expected[0].len() > 10 && !expected[2].is_empty(), "seed {seed} tests nothing");
+        let mut random = Random(seed * 7919);
+        let shares = 2 + random.below(4) as u32;
+        let world = World::new(shares);
+        world.fill(seed, 700);
+        let (one, other): (Vec<u32>, Vec<u32>) = (0..shares).partition(|share| (u64::from(*share) + seed) % 2 == 0);
+        let engines = [world.start(&one, 1 + (seed % 3) as usize, &mut random), world.start(&other, 1, &mut random)];
+        assert!(settle(&world, &engines), "seed {seed}: {:?}", engines.map(|engine| engine.failure()));
+        for engine in &engines {
+            for topology in engine.status().topologies {
+                assert_eq!(topology.unbalanced, Vec::<String>::new(), "R20, seed {seed}, {}", topology.name);
+                assert_eq!(topology.lag, 0, "seed {seed}, {}", topology.name);
+            }
+        }
+        same(&world.answer(), &expected, &format!("seed {seed}, {shares} shares"));
+    }
+}
+
+#[test]
+fn r19_engines_that_are_killed_and_change_shares_answer_the_same() {
+    let expected = alone(77, 500);
+    let mut random = Random(4242);
+    let world = World::new(4);
+    world.fill(77, 500);
+    let mut kills = 0;
+    loop {
+        world.broker.limit_commits(Some(1 + random.below(6) as usize));
+        let (one, other): (Vec<u32>, Vec<u32>) = (0..4).partition(|_| random.below(2) == 0);
+        let engines = [&one, &other].map(|shares| world.start(shares, 1 + kills % 3, &mut random));
+        if settle(&world, &engines) {
+            break;
+        }
+        drop(engines);
+        kills += 1;
+        assert!(kills < 1_000);
+    }
+    assert!(kills > 10, "{kills}");
+    same(&world.answer(), &expected, &format!("{kills} kills"));
+}
+
+#[test]
+fn r19_a_share_that_is_behind_holds_windows_open() {
+    let expected = alone(5, 400);
+    let world = World::new(2);
+    world.fill(5, 400);
+    let mut random = Random(31);
+    // The other share is nobody's for now: no window may close without it.
+    let first = world.start(&[0], 1, &mut random);
+    first.wait_caught_up(Duration::from_millis(600));
+    assert_eq!(world.answer()[0], Vec::<String>::new());
+    let engines = [first, world.start(&[1], 1, &mut random)];
+    assert!(settle(&world, &engines));
+    same(&world.answer(), &expected, "a share behind");
+}
