@@ -37,6 +37,7 @@ crate::tests! {
     r18_what_others_wrote_wrongly_is_a_dead_letter,
     r18_a_repeat_by_id_is_not_known,
     r1_what_a_transaction_does_not_show_yet_is_unread,
+    what_an_aborted_transaction_left_is_nobodys_lag,
     r2_a_topic_that_is_written_all_the_time_is_read_to_its_end,
     r19_a_zombies_epoch_is_refused,
     r19_what_a_topology_has_come_to_is_seen_by_all_processes,
@@ -289,17 +290,50 @@ fn what_does_not_fit_is_said_at_the_start() {
     }
 }
 
+/// However many records it had: a zombie's last epoch may have been a large one.
+fn what_an_aborted_transaction_left_is_nobodys_lag() {
+    let url = url("aborted");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    broker.append(lane(&events, 0, &[1, 2, 3])).unwrap().wait().unwrap();
+    let (brokers, prefix) = url.trim_start_matches("kafka://").split_once('/').unwrap();
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", brokers).set("transactional.id", format!("{prefix}.other"));
+    let other: BaseProducer = settings.create().unwrap();
+    other.init_transactions(Duration::from_secs(20)).unwrap();
+    other.begin_transaction().unwrap();
+    for number in 0..3_000 {
+        let (topic, key) = (format!("{prefix}.events"), format!("k{}", number % 40));
+        other.send(BaseRecord::to(&topic).key(&key).payload("{}")).unwrap();
+    }
+    other.flush(Duration::from_secs(20)).unwrap();
+    other.abort_transaction(Duration::from_secs(20)).unwrap();
+    // One that reads nothing of the topic, as a process that runs no pipelines.
+    let clock = SystemClock::shared();
+    let looker = kafka(&url);
+    looker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let began = clock.elapsed();
+    let mut found = looker.stats("events").unwrap();
+    while found.records > 3 && clock.elapsed() - began < Duration::from_secs(20) {
+        let seen = looker.wakeup().version();
+        looker.wakeup().wait(seen, Duration::from_millis(100));
+        found = looker.stats("events").unwrap();
+    }
+    assert_eq!(found.records, 3, "{found:?}");
+}
+
 fn r19_what_a_topology_has_come_to_is_seen_by_all_processes() {
     let url = url("figures");
     let worker = kafka(&url);
     assert_eq!(worker.last_epoch().unwrap(), Epoch(0));
-    let figures = |at, late| TopologyFigures { watermark: Some(EventTime(at)), late, dead: 1 };
+    let figures = |at, late| TopologyFigures { watermark: Some(EventTime(at)), late, dead: 1, read: 10, state_bytes: 100 };
     let of_shares = vec![("t@0".to_owned(), figures(70, 2)), ("t@1".to_owned(), figures(50, 3)), ("u".to_owned(), figures(9, 0))];
     worker.commit_epoch(EpochCommit { epoch: Epoch(1), figures: of_shares, ..EpochCommit::default() }).unwrap().wait().unwrap();
     // The newest of each share count.
     let later = vec![("t@1".to_owned(), figures(60, 4))];
     worker.commit_epoch(EpochCommit { epoch: Epoch(2), figures: later, ..EpochCommit::default() }).unwrap().wait().unwrap();
     let other = kafka(&url).topology_figures().unwrap();
-    assert_eq!(other["t"], TopologyFigures { watermark: Some(EventTime(60)), late: 6, dead: 2 });
+    assert_eq!(other["t"], TopologyFigures { watermark: Some(EventTime(60)), late: 6, dead: 2, read: 20, state_bytes: 200 });
     assert_eq!(other["u"], figures(9, 0));
 }

@@ -19,8 +19,10 @@ use std::time::Duration;
 
 /// So long a partition has been at rest before it is looked into.
 const REST: Duration = Duration::from_millis(300);
-/// So many offsets before the end are looked at.
+/// So many offsets before the end are looked at, first; where nothing is shown of them (a transaction of many records
+/// was aborted), [`FURTHER`] times as many, until the start.
 const LOOK: u64 = 64;
+const FURTHER: u64 = 16;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -119,16 +121,30 @@ impl Shared {
             Some(reader) if !reader.is_lost() => reader,
             _ => self.options.quick_reader()?,
         };
-        for (partition, next, end) in look(&reader, &self.physical(topic), &unknown).unwrap_or_default() {
-            tails.remember(topic, partition, next, end);
+        let (mut asked, mut back) = (unknown, LOOK);
+        while !asked.is_empty() {
+            let found = look(&reader, &self.physical(topic), &asked).unwrap_or_default();
+            back = back.saturating_mul(FURTHER);
+            let begin = |partition: u32| start.get(partition as usize).copied().unwrap_or(0);
+            asked.clear();
+            for (partition, from, last, end) in found {
+                if last.is_none() && from > begin(partition) {
+                    asked.push((partition, end.saturating_sub(back).max(begin(partition)), end));
+                } else {
+                    tails.remember(topic, partition, last.unwrap_or(from), end);
+                }
+            }
         }
         tails.reader = Some(reader);
         Ok(())
     }
 }
 
-/// (partition, after the last record, end) of those that answered.
-fn look(reader: &Client, physical: &str, asked: &[(u32, u64, u64)]) -> Result<Vec<(u32, u64, u64)>, KafkaError> {
+/// A partition, from where it was looked at, after the last record that is shown from there on, its end.
+type Looked = (u32, u64, Option<u64>, u64);
+
+/// Looks at partitions (which, from where, to where) and returns those that answered.
+fn look(reader: &Client, physical: &str, asked: &[(u32, u64, u64)]) -> Result<Vec<Looked>, KafkaError> {
     let mut list = TopicPartitionList::new();
     for (partition, from, _) in asked {
         let at = Offset::Offset(i64::try_from(*from).unwrap_or(i64::MAX));
@@ -149,9 +165,6 @@ fn look(reader: &Client, physical: &str, asked: &[(u32, u64, u64)]) -> Result<Ve
     }
     reader.unassign()?;
     let of = |partition: &u32| asked.iter().find(|(asked, ..)| asked == partition);
-    let found = ended
-        .iter()
-        .filter_map(of)
-        .map(|(partition, from, end)| (*partition, last.get(partition).copied().unwrap_or(*from), *end));
+    let found = ended.iter().filter_map(of).map(|(partition, from, end)| (*partition, *from, last.get(partition).copied(), *end));
     Ok(found.collect())
 }
