@@ -31,7 +31,7 @@ crate::tests! {
     a_user_without_rights_is_told_which_topic,
 }
 
-const MECHANISMS: [&str; 2] = ["PLAIN", "SCRAM-SHA-512"];
+const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 /// The guarded listener with this login, over TLS.
 fn guarded(mechanism: &str, user: &str, password: &str) -> KafkaOptions {

@@ -24,10 +24,11 @@ kafka_settings() {
     guarded=,GUARDED://127.0.0.1:$(port_of kafka-guarded) map=,GUARDED:SASL_SSL
     cat "$DIR/tls/server.key" "$DIR/tls/server.pem" >"$DIR/kafka/server.pem"
     cat <<SETTINGS
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
   user_quikflow="quikflow" user_stranger="stranger";
 listener.name.guarded.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.guarded.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.guarded.ssl.keystore.type=PEM
 listener.name.guarded.ssl.keystore.location=$DIR/kafka/server.pem
 SETTINGS
@@ -73,7 +74,8 @@ start_kafka() {
     quiet=(-XX:+UseSerialGC -XX:TieredStopAtLevel="${KAFKA_JIT:-1}" -Dlog4j2.configurationFile="$DIR/kafka/log4j2.properties" -cp "$lib/*")
     if [[ ! -e $DIR/kafka/data/meta.properties ]]; then
       "$java" "${quiet[@]}" kafka.tools.StorageTool format --cluster-id quikflow-tests-cluster --config "$DIR/kafka/server.properties" \
-        --add-scram 'SCRAM-SHA-512=[name=quikflow,password=quikflow]' >"$DIR/kafka.format.log" 2>&1 || { tail -n 5 "$DIR/kafka.format.log" >&2; say "kafka: its data folder cannot be made"; exit 1; }
+        --add-scram 'SCRAM-SHA-256=[name=quikflow,password=quikflow]' --add-scram 'SCRAM-SHA-512=[name=quikflow,password=quikflow]' \
+        >"$DIR/kafka.format.log" 2>&1 || { tail -n 5 "$DIR/kafka.format.log" >&2; say "kafka: its data folder cannot be made"; exit 1; }
     fi
     launch kafka "$java" -Xms64m "-Xmx${KAFKA_HEAP:-512m}" -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true "${quiet[@]}" \
       kafka.Kafka "$DIR/kafka/server.properties"
