@@ -10,7 +10,7 @@ mod bulk;
 use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
-use super::remote::write::{from_object, in_shares};
+use super::remote::write::{SMALL, from_object, in_shares};
 use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use super::search::{fragments, text_column, words};
 use super::text::{Query, plain};
@@ -370,8 +370,10 @@ impl Backend for Elastic {
     }
 
     async fn put(&self, layout: &Layout, puts: Vec<Put>, calls: usize) -> Result<Vec<PutOutcome>, StoreError> {
-        // One refresh shows them all.
-        let path = format!("/{}/_bulk?require_alias=true&filter_path=items.*.status,items.*.error", self.alias(layout));
+        // One refresh shows them all; a batch of one call brings it along.
+        let alone = puts.len() <= SMALL;
+        let shown = if alone { "&refresh=true" } else { "" };
+        let path = format!("/{}/_bulk?require_alias=true&filter_path=items.*.status,items.*.error{shown}", self.alias(layout));
         let outcomes = in_shares(puts, AT_ONCE, calls, async |share| {
             let words = Elastic::words(layout, &share)?;
             let items = self.bulk(&path, bulk::lines(layout, &share, &words)?).await?;
@@ -381,7 +383,9 @@ impl Backend for Elastic {
             items.iter().map(bulk::outcome).collect()
         })
         .await?;
-        self.good(self.ask(Method::Post, &format!("/{}/_refresh", self.alias(layout)), &Json::Null).await?)?;
+        if !alone {
+            self.good(self.ask(Method::Post, &format!("/{}/_refresh", self.alias(layout)), &Json::Null).await?)?;
+        }
         Ok(outcomes)
     }
 

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How often a row that others change at the same time is read again, before it is `Busy`.
 const ROUNDS: usize = 8;
 /// A share of fewer rows is not worth a call of its own.
-const SMALL: usize = 256;
+pub(crate) const SMALL: usize = 256;
 
 /// Rows of one key still to be written: (version, row of the batch), in the batch's order.
 type Pending = BTreeMap<String, Vec<(i64, usize)>>;
