@@ -11,6 +11,16 @@ type Counts = (u64, u64, u64);
 /// (channel, minute) → what was counted.
 type Activity = BTreeMap<(String, String), Counts>;
 
+/// (view, name, minute) → how often, by how many users.
+type Uses = BTreeMap<(String, String, String), (u64, u64)>;
+
+/// Views by another key than that of their records: the event counted, where its name stands, view and column.
+const USES: [[&str; 4]; 3] = [
+    ["FEATURE_USED", "feature", "features", "feature"],
+    ["PAGE_VIEW", "page", "page_views", "page"],
+    ["ERROR_OCCURRED", "error", "errors", "error"],
+];
+
 /// What must stand at the end, counted from the lines themselves.
 #[derive(Debug, Default, PartialEq)]
 pub struct Expected {
@@ -19,6 +29,7 @@ pub struct Expected {
     pub messages: BTreeSet<(String, String)>,
     /// Audit events.
     pub audit: u64,
+    pub uses: Uses,
 }
 
 impl Expected {
@@ -26,18 +37,24 @@ impl Expected {
     pub fn of<'a>(lines: impl Iterator<Item = &'a str>) -> Expected {
         let mut expected = Expected::default();
         let mut authors: BTreeSet<(String, String, String)> = BTreeSet::new();
+        let mut users: BTreeSet<(String, String, String, String)> = BTreeSet::new();
         for line in lines {
             let event: Value = serde_json::from_str(line).unwrap();
             let kind = event["type"].as_str().unwrap();
             expected.audit += u64::from(["LOGIN_SUCCESS", "LOGIN_FAILED", "PERMISSION_DENIED", "DATA_EXPORTED"].contains(&kind));
             let text = |name: &str| event["payload"][name].as_str().unwrap_or_default().to_owned();
             let length = text("content").chars().count() as u64;
-            if kind != "MESSAGE_SENT" || !(1..=10_000).contains(&length) {
-                continue;
-            }
             let at = chrono::DateTime::parse_from_rfc3339(event["timestamp"].as_str().unwrap()).unwrap();
             let minute = chrono::DateTime::from_timestamp(at.timestamp().div_euclid(60) * 60, 0).unwrap();
             let minute = minute.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+            for [_, field, view, _] in USES.iter().filter(|[of, ..]| *of == kind) {
+                let uses = expected.uses.entry(((*view).to_owned(), text(field), minute.clone())).or_default();
+                uses.0 += 1;
+                uses.1 += u64::from(users.insert(((*view).to_owned(), text(field), minute.clone(), text("userId"))));
+            }
+            if kind != "MESSAGE_SENT" || !(1..=10_000).contains(&length) {
+                continue;
+            }
             let group = expected.activity.entry((text("channelId"), minute.clone())).or_default();
             group.0 += 1;
             group.1 += u64::from(authors.insert((text("channelId"), minute, text("userId"))));
@@ -59,6 +76,7 @@ impl Expected {
             activity: activity(server).await,
             messages: keys(server, "messages").await,
             audit: csv(server, "audit_log").await.1.len() as u64,
+            uses: uses(server).await,
         };
         assert_eq!(found.messages.len(), self.messages.len(), "messages");
         assert!(found.messages == self.messages, "other messages are stored than were sent");
@@ -75,6 +93,10 @@ impl Expected {
         }
         assert_eq!(found.activity.len(), self.activity.len(), "rows that nobody sent");
         assert_eq!(found.audit, self.audit, "audit rows");
+        let wrong: Vec<_> = self.uses.iter().filter(|(key, counts)| found.uses.get(*key) != Some(counts)).collect();
+        let first: Vec<_> = wrong.iter().take(10).map(|(key, counts)| (key, counts, found.uses.get(*key))).collect();
+        assert!(wrong.is_empty(), "{} uses are wrong, (key, expected, found): {first:#?}", wrong.len());
+        assert_eq!(found.uses.len(), self.uses.len(), "uses that nobody sent");
     }
 }
 
@@ -122,6 +144,21 @@ pub async fn activity(server: &Server) -> Activity {
         })
         .collect();
     assert_eq!(found.len(), total, "a row of channel_activity stands twice");
+    found
+}
+
+/// What the views by another key hold, open windows too.
+async fn uses(server: &Server) -> Uses {
+    let mut found = Uses::new();
+    for [_, _, view, column] in USES {
+        let (names, rows) = csv(server, view).await;
+        for row in &rows {
+            let number = |name: &str| row[names[name]].parse::<u64>().unwrap_or_else(|e| panic!("{view} {name}: {e}: {row:?}"));
+            let key = (view.to_owned(), row[names[column]].clone(), row[names["window_start"]].clone());
+            let before = found.insert(key, (number("count"), number("users")));
+            assert!(before.is_none(), "a row of {view} stands twice: {row:?}");
+        }
+    }
     found
 }
 
