@@ -151,7 +151,7 @@ fn field(record: &Value, name: &str) -> Option<String> {
 /// How many late records the books hold.
 async fn late_in_books(server: &Server) -> u64 {
     let status = server.get("/v1/status").await;
-    let topologies = status["engine"]["topologies"].as_array().unwrap_or_else(|| panic!("{status}"));
+    let topologies = status["topologies"].as_array().unwrap_or_else(|| panic!("{status}"));
     let one = topologies.iter().find(|t| t["name"] == "channel-activity").unwrap();
     one["late"].as_u64().unwrap_or_else(|| panic!("{one}"))
 }

@@ -60,7 +60,7 @@ impl Inside {
         let here = self.engine.as_ref().map_or(0, |engine| engine.shares().0.len());
         let shares = self.broker.shares(Work::Pipelines);
         if shares <= 1 || here == shares as usize {
-            let of = |t: &TopologyStatus| TopologyFigures { watermark: t.watermark, late: t.books.late, dead: t.books.dead };
+            let of = |t: &TopologyStatus| t.books.figures(t.watermark, t.state_bytes);
             return Ok(status.iter().flat_map(|s| &s.topologies).map(|t| (t.name.clone(), of(t))).collect());
         }
         self.broker.topology_figures()
@@ -130,27 +130,28 @@ impl Inside {
             topics.insert(spec.name.clone(), self.broker.stats(&spec.name)?.end.iter().sum::<u64>());
         }
         let (shares, starts) = self.engine.as_ref().map(Supervisor::shares).unwrap_or_default();
-        let engine = self.engine_status().map(|status| {
-            let topologies: Vec<Value> = status
-                .topologies
-                .iter()
-                .map(|t| {
-                    json!({
-                        "name": t.name, "lag": t.lag, "watermark": t.watermark.map(|w| crate::commands::rfc3339(w.0)),
-                        "late": t.books.late, "dead": t.books.dead, "state_bytes": t.state_bytes, "unbalanced": t.unbalanced,
-                    })
-                })
-                .collect();
+        let status = self.engine_status();
+        let figures = self.figures(status.as_ref())?;
+        let shown = |topology: &Arc<TopologyPlan>| {
+            let of = figures.get(&topology.name).cloned().unwrap_or_default();
+            json!({
+                "name": topology.name, "watermark": of.watermark.map(|w| crate::commands::rfc3339(w.0)),
+                "late": of.late, "dead": of.dead, "read": of.read, "state_bytes": of.state_bytes,
+            })
+        };
+        let topologies: Vec<Value> = self.plan.topologies.iter().map(shown).collect();
+        let engine = status.map(|status| {
+            let unbalanced: Vec<&String> = status.topologies.iter().flat_map(|t| &t.unbalanced).collect();
             json!({
                 "epoch": status.epoch, "rows": status.rows, "rows_per_second": status.rows_per_second,
                 "epoch_p50_ms": status.epoch_p50.as_secs_f64() * 1e3, "epoch_p99_ms": status.epoch_p99.as_secs_f64() * 1e3,
                 "shares": shares, "starts": starts,
-                "in_flight": status.in_flight, "caught_up": status.caught_up, "holding": status.holding, "failure": status.failure, "topologies": topologies,
+                "in_flight": status.in_flight, "caught_up": status.caught_up, "holding": status.holding, "failure": status.failure, "unbalanced": unbalanced,
             })
         });
         let sinks = self.sinks.as_ref().map(SinkRunner::status);
         Ok(
-            json!({ "topics": topics, "lost": self.broker.lost(), "engine": engine, "sinks": sinks, "addresses": self.addresses() }),
+            json!({ "topics": topics, "topologies": topologies, "lost": self.broker.lost(), "engine": engine, "sinks": sinks, "addresses": self.addresses() }),
         )
     }
 
@@ -280,7 +281,9 @@ impl Introspection for Asked {
                 "late": topology.late.iter().flatten().map(|topic| &topic.name).collect::<Vec<_>>(),
                 "lag": running.map(|r| r.lag),
                 "watermark": figures.get(&topology.name).and_then(|f| f.watermark).map(|w| crate::commands::rfc3339(w.0)),
-                "state_bytes": running.map(|r| r.state_bytes),
+                "state_bytes": figures.get(&topology.name).map(|f| f.state_bytes),
+                "late_records": figures.get(&topology.name).map(|f| f.late),
+                "dead_letters": figures.get(&topology.name).map(|f| f.dead),
                 "books": running.map(|r| &r.books),
                 "unbalanced": running.map(|r| &r.unbalanced),
             })

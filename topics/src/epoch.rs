@@ -65,6 +65,12 @@ pub struct TopologyFigures {
     pub late: u64,
     /// Dead letters made.
     pub dead: u64,
+    /// Records read, over all sources.
+    #[serde(default)]
+    pub read: u64,
+    /// Bytes of memory that its state holds.
+    #[serde(default)]
+    pub state_bytes: u64,
 }
 
 impl TopologyFigures {
@@ -74,6 +80,8 @@ impl TopologyFigures {
         self.watermark = self.watermark.into_iter().chain(other.watermark).min();
         self.late += other.late;
         self.dead += other.dead;
+        self.read += other.read;
+        self.state_bytes += other.state_bytes;
     }
 }
 

@@ -41,6 +41,11 @@ impl EventTime {
     /// After every record.
     pub const MAX: EventTime = EventTime(i64::MAX);
 
+    /// None before every record.
+    pub fn known(self) -> Option<EventTime> {
+        (self != EventTime::MIN).then_some(self)
+    }
+
     /// This time less `micros` microseconds, never below [`EventTime::MIN`].
     pub fn minus(self, micros: i64) -> EventTime {
         EventTime(self.0.saturating_sub(micros))

@@ -4,6 +4,8 @@
 use super::graph::{PortKey, Target, TopologyGraph};
 use crate::operator::{Counts, Operator};
 use crate::plan::TopologyPlan;
+use quikflow_topics::broker::TopologyFigures;
+use quikflow_topics::ids::EventTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -60,6 +62,17 @@ impl TopologyBooks {
     /// Rows that left for keyed steps and for topics.
     pub fn made(&self) -> u64 {
         self.steps.iter().map(|step| step.sent).chain(self.outputs.iter().copied()).sum()
+    }
+
+    /// What others are shown of it.
+    pub fn figures(&self, watermark: Option<EventTime>, state_bytes: usize) -> TopologyFigures {
+        TopologyFigures {
+            watermark,
+            late: self.late,
+            dead: self.dead,
+            read: self.sources.iter().sum(),
+            state_bytes: state_bytes as u64,
+        }
     }
 
     /// Empty books for a topology.

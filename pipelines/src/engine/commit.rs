@@ -12,7 +12,7 @@ use crate::operator::{DeadRow, LateRow};
 use crate::plan::fingerprint;
 use arrow::array::{Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::take_record_batch;
-use quikflow_topics::broker::{Broker, EpochCommit, Projection, TopicRows, TopologyFigures};
+use quikflow_topics::broker::{Broker, EpochCommit, Projection, TopicRows};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterStatus, Origin};
 use quikflow_topics::ids::{EventTime, Offset, PartitionId};
@@ -118,11 +118,7 @@ impl Gatherer {
                 commit.outputs.extend(route.tell(time.watermark)?);
             }
             let (plan, stored_as) = (&self.graph.topologies[*topology].plan, &self.graph.topologies[*topology].stored_as);
-            let figures = TopologyFigures {
-                watermark: Some(time.watermark).filter(|at| *at != EventTime::MIN),
-                late: self.books[*topology].late,
-                dead: self.books[*topology].dead,
-            };
+            let figures = self.books[*topology].figures(time.watermark.known(), self.state_bytes(*topology));
             commit.figures.push((stored_as.clone(), figures));
             let books = serde_json::to_vec(&self.books[*topology]).map_err(|e| EngineError::Internal(e.to_string()))?;
             commit.meta.push((stored_as.clone(), meta::TIME.to_owned(), time.to_bytes()));

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use quikflow_topics::broker::{Broker, TopologyState};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::failpoint;
-use quikflow_topics::ids::{Epoch, EventTime};
+use quikflow_topics::ids::Epoch;
 use quikflow_topics::share::Work;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub(crate) fn start(
             .zip(times.iter().zip(&books))
             .map(|(topology, (time, books))| TopologyStatus {
                 name: topology.plan.name.clone(),
-                watermark: Some(time.watermark).filter(|at| *at != EventTime::MIN),
+                watermark: time.watermark.known(),
                 books: books.clone(),
                 ..TopologyStatus::default()
             })
@@ -427,7 +427,7 @@ fn show(gatherer: &Gatherer, made: &MadeEpoch, watch: &Watch) {
         status.epoch = made.work.epoch;
         for (topology, time) in &made.times {
             let shown = &mut status.topologies[*topology];
-            shown.watermark = Some(time.watermark).filter(|at| *at != EventTime::MIN);
+            shown.watermark = time.watermark.known();
             shown.books = gatherer.books()[*topology].clone();
             shown.unbalanced = gatherer.unbalanced(*topology);
             shown.state_bytes = gatherer.state_bytes(*topology);

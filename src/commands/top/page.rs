@@ -72,7 +72,7 @@ fn draw(frame: &mut Frame<'_>, now: &Snapshot, before: Option<&Snapshot>, base: 
         Layout::vertical([Constraint::Length(2), height(topics.len()), height(topologies.len()), Constraint::Min(3)])
             .areas(frame.area());
     let second = trouble.map_or_else(|| format!("{base} · q quits"), |trouble| format!("no answer: {trouble}"));
-    let title = Line::styled(now.headline(), Style::new().add_modifier(Modifier::BOLD));
+    let title = Line::styled(now.headline(before), Style::new().add_modifier(Modifier::BOLD));
     frame.render_widget(Paragraph::new(vec![title, Line::from(second)]), head);
     for (area, name, table) in
         [(top, "topics", topics), (middle, "topologies", topologies), (bottom, "followers", now.followers())]
