@@ -18,13 +18,13 @@ mod harness;
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use common::{conformance, lane, read, rows, spec};
-use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Positions, Projection, TopologyFigures};
+use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Positions, Projection, ResetFrom, TopologyFigures};
 use quikflow_topics::brokers::embedded::{EmbeddedBroker, EmbeddedOptions};
 use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
 use quikflow_topics::catalogue::{Cleanup, TopicKind, TopicSpec};
 use quikflow_topics::clock::SystemClock;
 use quikflow_topics::dead_letter::DeadLetterFilter;
-use quikflow_topics::ids::{Epoch, EventTime};
+use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::schema;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -37,6 +37,7 @@ crate::tests! {
     r18_what_others_wrote_wrongly_is_a_dead_letter,
     r18_a_repeat_by_id_is_not_known,
     r1_what_a_transaction_does_not_show_yet_is_unread,
+    r18_what_retention_took_before_it_was_read_is_counted_once,
     what_an_aborted_transaction_left_is_nobodys_lag,
     r2_a_topic_that_is_written_all_the_time_is_read_to_its_end,
     r19_a_zombies_epoch_is_refused,
@@ -288,6 +289,33 @@ fn what_does_not_fit_is_said_at_the_start() {
     for wrong in ["kafka://", "kafka://host", "kafka://u:p@h:1", "http://h:1", "kafka://h:1/a b"] {
         assert!(KafkaOptions::from_url(wrong, SystemClock::shared()).is_err(), "{wrong}");
     }
+}
+
+/// A reader that comes back where nothing is any more: how much it missed is said, and it goes on.
+fn r18_what_retention_took_before_it_was_read_is_counted_once() {
+    let url = url("retention");
+    let events = spec("events", TopicKind::Events);
+    let broker = kafka(&url);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let mut last = 0;
+    for _ in 0..4 {
+        let lines: Vec<u64> = (last + 1..=last + 4_000).collect();
+        broker.append(lane(&events, last, &lines)).unwrap().wait().unwrap();
+        last += 4_000;
+    }
+    let read: Positions = (0..events.partitions).map(|partition| (PartitionId(partition), Offset(1))).collect();
+    broker.reset_topology("t", &["events".to_owned()], ResetFrom::Earliest).unwrap();
+    let lines: Vec<u64> = (last + 1..=last + 50).collect();
+    broker.append(lane(&events, last, &lines)).unwrap().wait().unwrap();
+    let start = broker.stats("events").unwrap().start;
+    let missed: u64 = start.iter().map(|start| start.saturating_sub(1)).sum();
+    assert!(missed > 15_000 && start.iter().any(|start| *start > 1_100), "{start:?}");
+    let (mut found, mut at) = (0, read);
+    while found < lines.len() {
+        let (rows, next) = common::read(broker.as_ref(), "events", &at);
+        (found, at) = (found + rows.len(), next);
+    }
+    assert_eq!((found, broker.lost().get("events").copied()), (lines.len(), Some(missed)));
 }
 
 /// However many records it had: a zombie's last epoch may have been a large one.

@@ -1,7 +1,8 @@
 //! A Kafka that asks who comes: TLS, logins, and what is said to those who may not.
 //!
 //! `QUIKFLOW_TEST_KAFKA_GUARDED=host:port` names a listener with TLS and SASL whose user `quikflow` may do
-//! everything and `stranger` nothing (the password is the name), and `QUIKFLOW_TEST_CA` the authority of
+//! everything, `clerk` what is allowed here (by `QUIKFLOW_TEST_PYTHON`'s client over `QUIKFLOW_TEST_KAFKA`) and
+//! `stranger` nothing (the password is the name), and `QUIKFLOW_TEST_CA` the authority of
 //! its certificate; `tests/services/services start kafka` prints both.
 
 #![allow(
@@ -29,6 +30,7 @@ crate::tests! {
     a_certificate_of_another_authority_is_told_at_once,
     an_encrypted_port_is_not_spoken_to_in_the_clear,
     a_user_without_rights_is_told_which_topic,
+    a_user_with_some_rights_is_told_the_one_that_is_missing,
 }
 
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
@@ -98,4 +100,63 @@ fn an_encrypted_port_is_not_spoken_to_in_the_clear() {
 fn a_user_without_rights_is_told_which_topic() {
     let message = refused(guarded("PLAIN", "stranger", "stranger"));
     assert!(message.contains("quikflow.dead") && message.contains("QUIKFLOW_KAFKA_USER lacks this right"), "{message}");
+}
+
+/// Allows a user something on what a prefix begins: address, user, prefix, then `kind=OPERATION,…`.
+const ALLOW: &str = r#"
+import sys
+try:
+    from confluent_kafka.admin import (AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType)
+except ImportError:
+    sys.exit(77)
+address, user, prefix, rules = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+allowed = []
+for rule in rules:
+    kind, operations = rule.split("=")
+    for operation in operations.split(","):
+        allowed.append(AclBinding(ResourceType[kind], prefix, ResourcePatternType.PREFIXED, "User:" + user, "*",
+                                  AclOperation[operation], AclPermissionType.ALLOW))
+for future in AdminClient({"bootstrap.servers": address}).create_acls(allowed).values():
+    future.result()
+"#;
+
+fn allow(prefix: &str, rules: &[&str]) {
+    let python = std::env::var("QUIKFLOW_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let mut command = std::process::Command::new(python);
+    command.args(["-c", ALLOW, &harness::server("QUIKFLOW_TEST_KAFKA"), "clerk", prefix]).args(rules);
+    let output = command.output().unwrap();
+    if output.status.code() == Some(77) {
+        harness::skip("no confluent-kafka for this Python (QUIKFLOW_TEST_PYTHON)");
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn a_user_with_some_rights_is_told_the_one_that_is_missing() {
+    let options = guarded("PLAIN", "clerk", "clerk");
+    let prefix = options.prefix.clone();
+    let events = spec("events", TopicKind::Events);
+    // What reading takes.
+    allow(&prefix, &["TOPIC=CREATE,DESCRIBE,DESCRIBE_CONFIGS,READ", "GROUP=READ"]);
+    let broker = KafkaBroker::open(options.clone()).unwrap();
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let refused = |broker: &KafkaBroker| {
+        let answer = broker.append(lane(&events, 0, &[1, 2, 3])).and_then(|ticket| ticket.wait());
+        let message = answer.unwrap_err().to_string();
+        println!("{message}");
+        assert!(message.contains("QUIKFLOW_KAFKA_USER lacks this right"), "{message}");
+        message
+    };
+    let message = refused(&broker);
+    assert!(message.contains("transactional id"), "{message}");
+    broker.close();
+    allow(&prefix, &["TRANSACTIONAL_ID=WRITE,DESCRIBE"]);
+    let broker = KafkaBroker::open(options.clone()).unwrap();
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    refused(&broker);
+    broker.close();
+    allow(&prefix, &["TOPIC=WRITE"]);
+    let broker = KafkaBroker::open(options).unwrap();
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    assert_eq!(broker.append(lane(&events, 0, &[1, 2, 3])).unwrap().wait().unwrap().accepted, 3);
+    broker.close();
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # One Kafka broker that is its own controller, from its Maven artifacts.
-# A second listener wants TLS and a login: quikflow may do everything, stranger nothing; the password is
-# the name. KAFKA_PROPERTIES: further lines of server.properties.
+# A second listener wants TLS and a login: quikflow may do everything, clerk what a test allows, stranger nothing;
+# the password is the name. KAFKA_PROPERTIES: further lines of server.properties.
 
 kafka_home() { echo "$CACHE/kafka-$(digest "$HERE/kafka/pom.xml")"; }
 
@@ -26,7 +26,7 @@ kafka_settings() {
     cat <<SETTINGS
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-  user_quikflow="quikflow" user_stranger="stranger";
+  user_quikflow="quikflow" user_clerk="clerk" user_stranger="stranger";
 listener.name.guarded.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.guarded.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.guarded.ssl.keystore.type=PEM

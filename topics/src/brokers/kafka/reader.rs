@@ -77,6 +77,10 @@ impl KafkaReader {
             for (partition, offset) in from.iter().filter(|(partition, _)| partitions.contains(partition)) {
                 let first = start.get(partition.0 as usize).copied().unwrap_or(0);
                 shared.lost(&topic.name, partition.0, offset.0, first);
+                // What is said once is not found again as a gap.
+                if let Some(position) = positions.get_mut(partition.0 as usize) {
+                    *position = first.max(*position);
+                }
             }
         }
         let wanted: Vec<bool> = (0..topic.partitions).map(|partition| partitions.contains(&PartitionId(partition))).collect();
