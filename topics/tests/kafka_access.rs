@@ -116,7 +116,8 @@ for rule in rules:
     for operation in operations.split(","):
         allowed.append(AclBinding(ResourceType[kind], prefix, ResourcePatternType.PREFIXED, "User:" + user, "*",
                                   AclOperation[operation], AclPermissionType.ALLOW))
-for future in AdminClient({"bootstrap.servers": address}).create_acls(allowed).values():
+admin = AdminClient({"bootstrap.servers": address})
+for future in admin.create_acls(allowed).values():
     future.result()
 "#;
 

@@ -239,6 +239,14 @@ pub(super) fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, Kafka
     }
 }
 
+/// What is said where the user may not do what was asked for.
+const LACKS_RIGHT: &str = "; the user of QUIKFLOW_KAFKA_USER lacks this right";
+
+/// Whether a failure is one of rights: asking again does not mend it.
+pub(super) fn lacks_right(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Storage(text) if text.ends_with(LACKS_RIGHT))
+}
+
 /// A failure in words, with what to do where that is known.
 pub(super) fn failed(what: &str, error: &KafkaError) -> BrokerError {
     let code = match error {
@@ -257,7 +265,7 @@ fn advice(code: Option<RDKafkaErrorCode>) -> &'static str {
             | RDKafkaErrorCode::GroupAuthorizationFailed
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
-        ) => "; the user of QUIKFLOW_KAFKA_USER lacks this right",
+        ) => LACKS_RIGHT,
         Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
             "; check QUIKFLOW_KAFKA_USER, QUIKFLOW_KAFKA_PASSWORD and QUIKFLOW_KAFKA_MECHANISM"
         }

@@ -5,6 +5,7 @@
 //! between commit and answer, finds its lines accepted already.
 
 use super::Shared;
+use super::config::lacks_right;
 use super::record::Outgoing;
 use super::transactions::Transactions;
 use crate::broker::{Answer, Append, Appended, BrokerError, Lane};
@@ -87,8 +88,9 @@ impl LaneThread {
             if let Err(error) = self.apply() {
                 tracing::warn!(lane = self.producer_name, %error, "kafka: a lane's transaction did not commit; its batches are to be sent again");
                 self.open = None;
-                let again = || BrokerError::Busy(Duration::from_millis(200));
-                std::mem::take(&mut self.waiting).into_iter().for_each(|work| work.answer(Err(again())));
+                // Whoever sends it again to no end should know why.
+                let answer = if lacks_right(&error) { error } else { BrokerError::Busy(Duration::from_millis(200)) };
+                std::mem::take(&mut self.waiting).into_iter().for_each(|work| work.answer(Err(answer.clone())));
             }
             self.give_up();
         }
