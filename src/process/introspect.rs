@@ -333,3 +333,21 @@ impl Inside {
         parts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quikflow_pipelines::plan::load;
+    use quikflow_topics::diagnostics::SourceFile;
+
+    #[test]
+    fn a_reset_throws_both_halves_of_a_topology_away_and_what_lies_between() {
+        let file = SourceFile::new("topologies.toml", include_str!("../../topologies.toml").to_owned());
+        let plan = load(&file).plan.unwrap_or_else(|| panic!("the shipped topologies have mistakes")).for_shares(4);
+        let with = |name: &str| reset_with(&plan, name).into_iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        assert_eq!(with("features"), ["features", "features.combine"]);
+        assert_eq!(with("channel-activity"), ["channel-activity"]);
+        let combine = plan.topologies.iter().find(|t| t.name == "features.combine").map(|t| outputs_of(t));
+        assert_eq!(combine.unwrap_or_default(), ["late.features", "quikflow.shuffle.features"]);
+    }
+}
