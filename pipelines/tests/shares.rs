@@ -9,6 +9,9 @@
     reason = "a test fails by panicking, and says its seed"
 )]
 
+#[path = "../../tests/support/random.rs"]
+mod random;
+
 use quikflow_pipelines::driver::{Giver, Row, rows_of, topics};
 use quikflow_pipelines::engine::{Engine, EngineOptions};
 use quikflow_pipelines::memory::MemoryBroker;
@@ -18,6 +21,7 @@ use quikflow_topics::broker::Broker;
 use quikflow_topics::clock::{ManualClock, SharedClock};
 use quikflow_topics::diagnostics::SourceFile;
 use quikflow_topics::ids::EventTime;
+use random::Random;
 use serde_json::{Map, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,18 +64,6 @@ fn plan() -> Plan {
     let loaded = load(&SourceFile::new("shares.toml", DECLARATION.to_owned()));
     let mistakes: Vec<String> = loaded.diagnostics.iter().map(|diagnostic| diagnostic.message.clone()).collect();
     loaded.plan.unwrap_or_else(|| panic!("{mistakes:?}"))
-}
-
-/// A small generator, so that a failing seed can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
 }
 
 struct World {

@@ -220,7 +220,8 @@ impl Inside {
         };
         reset.map_err(failed)?;
         let outputs: Vec<String> = topologies.iter().rev().flat_map(|t| outputs_of(t)).collect();
-        let readers: Vec<&str> = topologies.iter().rev().skip(1).map(|t| t.name.as_str()).collect();
+        let readers: Vec<&str> =
+            topologies.iter().rev().filter(|t| !is_of(&self.plan, name, t)).map(|t| t.name.as_str()).collect();
         Ok(
             json!({ "topology": name, "readers": readers, "reset": outputs, "from": if from == ResetFrom::Earliest { "earliest" } else { "latest" } }),
         )
@@ -235,8 +236,7 @@ pub(crate) fn reset_with<'p>(plan: &'p Plan, name: &str) -> Vec<&'p Arc<Topology
     let mut topologies: Vec<&Arc<TopologyPlan>> = Vec::new();
     // Writers come before readers.
     for topology in &plan.topologies {
-        let half = matches!(&topology.half, Some(Half::Combines(topic)) if feeds(plan, name, topic));
-        if topology.name == name || half || topology.sources.iter().any(|source| thrown_away.contains(&source.topic.name)) {
+        if is_of(plan, name, topology) || topology.sources.iter().any(|source| thrown_away.contains(&source.topic.name)) {
             thrown_away.extend(outputs_of(topology));
             topologies.push(topology);
         }
@@ -245,9 +245,11 @@ pub(crate) fn reset_with<'p>(plan: &'p Plan, name: &str) -> Vec<&'p Arc<Topology
     topologies
 }
 
-/// Whether a topology reads this topic: the one that the other half of it writes.
-fn feeds(plan: &Plan, name: &str, topic: &TopicSpec) -> bool {
-    plan.topologies.iter().any(|t| t.name == name && t.sources.iter().any(|source| source.topic.name == topic.name))
+/// Whether it is the topology of this name, or the half of it that combines.
+fn is_of(plan: &Plan, name: &str, topology: &TopologyPlan) -> bool {
+    let reads = |t: &TopologyPlan, topic: &TopicSpec| t.name == name && t.sources.iter().any(|s| s.topic.name == topic.name);
+    topology.name == name
+        || matches!(&topology.half, Some(Half::Combines(topic)) if plan.topologies.iter().any(|t| reads(t, topic)))
 }
 
 /// The topics that a topology writes, late ones among them.
