@@ -10,6 +10,7 @@
 )]
 
 #[path = "../../tests/support/random.rs"]
+#[allow(unreachable_pub, reason = "of the main job's tests")]
 mod random;
 
 use quikflow_pipelines::driver::{Giver, Row, rows_of, topics};
