@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 27] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 28] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
     ("kafka_mechanism", false, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 (default)"),
     ("kafka_tls", false, "on: the connections to Kafka are encrypted; off by default"),
     ("kafka_ca", false, "a PEM file of the authorities to trust; the system's when not set"),
+    ("standby", false, "on: a process of pipelines on Kafka keeps a copy of the others' state too; off by default"),
     ("fluvio_domain", false, "the name in Fluvio's certificate: with it the connections are encrypted"),
     ("fluvio_ca", false, "a PEM file of the authority that signed Fluvio's certificate"),
     ("fluvio_cert", false, "a PEM file of this client's certificate for Fluvio"),

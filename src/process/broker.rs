@@ -29,6 +29,7 @@ pub(crate) struct KafkaSettings {
     login: Option<quikflow_topics::brokers::kafka::Login>,
     tls: bool,
     ca_file: Option<String>,
+    standby: bool,
 }
 
 #[cfg(feature = "kafka")]
@@ -78,12 +79,13 @@ impl Choice {
             #[cfg(feature = "kafka")]
             Choice::Kafka(settings) => {
                 use crate::exit::Context;
-                use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
+                use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions, StateCopies};
                 std::fs::create_dir_all(data).usage(data.display())?;
                 let options = KafkaOptions::from_url(&settings.url, clock.clone()).usage("QUIKFLOW_BROKER")?;
-                let KafkaSettings { login, tls, ca_file, .. } = settings.clone();
-                let instance = Some(super::instance::take(data)?);
-                let options = KafkaOptions { login, tls, ca_file, instance, ..options };
+                let KafkaSettings { login, tls, ca_file, standby, .. } = settings.clone();
+                let instance = super::instance::take(data)?;
+                let copies = Some(StateCopies { directory: data.join("state-copies").join(&instance), standby });
+                let options = KafkaOptions { login, tls, ca_file, instance: Some(instance), copies, ..options };
                 let broker = KafkaBroker::open(options).map_err(|error| Failure::usage(error.to_string()))?;
                 Ok((broker, None))
             }
@@ -138,7 +140,12 @@ fn kafka(url: &str, settings: &Settings) -> Result<KafkaSettings, Failure> {
     if ca_file.is_some() && !tls {
         return Err(Failure::usage("`kafka_ca` is set and `kafka_tls` is off; turn it on or unset the file"));
     }
-    Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file })
+    let standby = match settings.get("standby").unwrap_or("off") {
+        "on" => true,
+        "off" => false,
+        _ => return Err(Failure::usage("`standby` is neither on nor off")),
+    };
+    Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file, standby })
 }
 
 /// All four files or none.

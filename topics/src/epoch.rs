@@ -16,7 +16,7 @@ pub enum StateKind {
 }
 
 /// A piece of a keyed step's state (R9: append-only deltas and snapshots).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatePiece {
     /// The topology.
     pub topology: String,
@@ -86,7 +86,7 @@ impl TopologyFigures {
 }
 
 /// What a topology left behind at its last committed epoch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopologyState {
     /// In the order of their commits.
     pub pieces: Vec<StatePiece>,

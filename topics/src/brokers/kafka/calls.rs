@@ -184,6 +184,7 @@ impl Broker for KafkaBroker {
     fn join(&self, work: Work, holder: Arc<dyn ShareHolder>) -> Result<Option<Box<dyn Membership>>, BrokerError> {
         if work == Work::Pipelines {
             self.shared.joined.store(true, Ordering::SeqCst);
+            self.shared.copies.start(&self.shared)?;
         }
         Ok(Some(Box::new(member::join(&self.shared, work, holder)?)))
     }
@@ -199,7 +200,7 @@ impl Broker for KafkaBroker {
         }
         let (state, share) = (self.shared.own_topic("state"), share_of(topology).1);
         epoch::wait_for_open_transactions(&self.shared, &state, share)?;
-        let loaded = index::load(&self.shared.options, &state, share)?;
+        let loaded = self.shared.load(share)?;
         let meta = loaded.index.meta.into_iter().filter(|((of, _), _)| of == topology);
         let pieces = loaded.pieces.into_iter().find(|(of, _)| of == topology).map(|(_, pieces)| pieces).unwrap_or_default();
         Ok(TopologyState { pieces, meta: meta.map(|((_, name), value)| (name, value)).collect() })

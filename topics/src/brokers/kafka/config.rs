@@ -1,5 +1,6 @@
 //! How the brokers are reached, and what a failure means for whoever configured it.
 
+use super::copies::StateCopies;
 use super::link::{Heard, Link};
 use super::watch::{Watch, Watched};
 use crate::broker::BrokerError;
@@ -51,6 +52,8 @@ pub struct KafkaOptions {
     pub instance: Option<String>,
     /// Into how many shares the pipelines' work is divided where its topics do not exist yet.
     pub shares: u32,
+    /// Copies of the state in files of this process; none where all of it is read from Kafka.
+    pub copies: Option<StateCopies>,
     /// Whether an epoch is a transaction. Without, epochs are at least once: for measuring what it costs.
     pub transactions: bool,
     /// Time-outs of lanes.
@@ -98,6 +101,7 @@ impl KafkaOptions {
             ca_file: None,
             instance: None,
             shares: SHARES,
+            copies: None,
             transactions: true,
             link: Link::new(clock.clone()),
             watch: Arc::default(),

@@ -14,7 +14,7 @@
 use super::Shared;
 use super::config::{CALL, failed, patiently};
 use super::consumed::Consumed;
-use super::index::{self, Index, UNIT};
+use super::index::{Index, UNIT};
 use super::record::{self, Outgoing};
 use super::transactions::Transactions;
 use crate::broker::{Answer, BrokerError, EpochCommit, ResetFrom, StatePiece, TopologyState};
@@ -100,7 +100,7 @@ pub(super) fn take_over(shared: &Arc<Shared>, shares: &[u32]) -> Result<Epoch, B
     let mut offsets = BTreeMap::new();
     for share in shares {
         wait_for_open_transactions(shared, &state, *share)?;
-        let loaded = index::load(&shared.options, &state, *share)?;
+        let loaded = shared.load(*share)?;
         inheritance.pieces.extend(loaded.pieces);
         for ((topology, name), value) in &loaded.index.meta {
             inheritance.meta.entry(topology.clone()).or_default().insert(name.clone(), value.clone());

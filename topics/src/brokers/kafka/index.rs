@@ -2,7 +2,7 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `epoch` | the share's last committed epoch |
+//! | `epoch` | the share's last committed epoch and the sum of all other entries: `17 90ab12cd34ef5678` |
 //! | `m` ␟ topology ␟ name | a meta value |
 //! | `o` ␟ group ␟ topic | the next offset to read of each partition: `0:17 1:4` |
 //! | `p` ␟ topology ␟ step ␟ number ␟ part | a part of a piece of state; header `piece` |
@@ -10,20 +10,27 @@
 //! All of an epoch's entries are in its transaction. Pieces that a snapshot replaces get
 //! tombstones in the same transaction. Topologies and groups are named as they are stored
 //! ([`crate::share::stored_as`]).
+//!
+//! The sum is of hashes of all entries that are valid, each over its key, its header and its value: whoever has read
+//! the share, from Kafka or in part from a copy of its own, knows by it that nothing is missing or old.
 
-use super::config::KafkaOptions;
 use super::record::Outgoing;
-use super::table::{Entry, Table};
+use super::table::Entry;
 use crate::broker::{BrokerError, EpochCommit, StateKind, StatePiece};
 use crate::brokers::pieces::{Stored, useless};
 use crate::share::share_of;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Between the parts of a key.
 pub(super) const UNIT: char = '\u{1f}';
 /// Bytes of a piece in one record.
 const PART: usize = 1 << 20;
+/// The key of the last entry of each transaction.
+pub(super) const EPOCH: &str = "epoch";
+/// The header of a piece's records.
+pub(super) const PIECE: &str = "piece";
 
 /// The next offset to read, by partition.
 pub(super) type Places = BTreeMap<u32, u64>;
@@ -56,14 +63,43 @@ pub(super) struct Index {
     /// How many records a piece has.
     parts: BTreeMap<i64, u32>,
     next: i64,
+    sums: Sums,
+    /// The sum that the last epoch's entry tells; none of entries written before there was one.
+    told: Option<u64>,
+}
+
+/// What the entries come to, by their hashes.
+#[derive(Debug, Default)]
+struct Sums {
+    by_key: BTreeMap<String, u64>,
+    all: u64,
+}
+
+impl Sums {
+    /// An entry is valid now, or (without a value) no more.
+    fn note(&mut self, key: &str, value: Option<&[u8]>, head: Option<&str>) {
+        let before = match value {
+            Some(value) => {
+                let seed = xxh3_64_with_seed(head.unwrap_or_default().as_bytes(), xxh3_64(key.as_bytes()));
+                let hash = xxh3_64_with_seed(value, seed);
+                self.all = self.all.wrapping_add(hash);
+                match self.by_key.get_mut(key) {
+                    Some(place) => Some(std::mem::replace(place, hash)),
+                    None => self.by_key.insert(key.to_owned(), hash),
+                }
+            }
+            None => self.by_key.remove(key),
+        };
+        self.all = self.all.wrapping_sub(before.unwrap_or(0));
+    }
 }
 
 /// A piece's header.
-struct Head {
-    shard: u32,
-    shards: u32,
-    snapshot: bool,
-    parts: u32,
+pub(super) struct Head {
+    pub(super) shard: u32,
+    pub(super) shards: u32,
+    pub(super) snapshot: bool,
+    pub(super) parts: u32,
 }
 
 impl Head {
@@ -71,19 +107,19 @@ impl Head {
         format!("{} {} {} {}", self.shard, self.shards, u8::from(self.snapshot), self.parts)
     }
 
-    fn parse(text: &str) -> Option<Head> {
+    pub(super) fn parse(text: &str) -> Option<Head> {
         let mut words = text.split(' ').map(|word| word.parse::<u32>().ok());
         let mut next = || words.next().flatten();
         Some(Head { shard: next()?, shards: next()?, snapshot: next()? == 1, parts: next()? })
     }
 }
 
-fn damaged(key: &str) -> BrokerError {
+pub(super) fn damaged(key: &str) -> BrokerError {
     BrokerError::Corrupt(format!("the entry `{}` of topic quikflow.state cannot be read", key.replace(UNIT, "/")))
 }
 
 /// (topology, step, number, part) of a piece's key.
-fn piece_key(key: &str) -> Option<(&str, &str, i64, u32)> {
+pub(super) fn piece_key(key: &str) -> Option<(&str, &str, i64, u32)> {
     let mut parts = key.strip_prefix('p')?.strip_prefix(UNIT)?.split(UNIT);
     Some((parts.next()?, parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -95,12 +131,17 @@ impl Index {
     }
 
     /// Takes an entry in.
-    fn take(&mut self, entry: &Entry<'_>) -> Result<(), BrokerError> {
+    pub(super) fn take(&mut self, entry: &Entry<'_>) -> Result<(), BrokerError> {
         let broken = || damaged(entry.key);
-        let number = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()).ok_or_else(broken);
         let mut words = entry.key.split(UNIT);
         match words.next() {
-            Some("epoch") => self.epoch = entry.value.map(number).transpose()?.unwrap_or(0),
+            Some(EPOCH) => {
+                let text = entry.value.map(std::str::from_utf8).transpose().map_err(|_| broken())?.unwrap_or("0");
+                let (epoch, sum) = text.split_once(' ').map_or((text, None), |(epoch, sum)| (epoch, Some(sum)));
+                self.epoch = epoch.parse().map_err(|_| broken())?;
+                self.told = sum.map(|sum| u64::from_str_radix(sum, 16)).transpose().map_err(|_| broken())?;
+                return Ok(());
+            }
             Some("m") => {
                 let key = (words.next().ok_or_else(broken)?.to_owned(), words.next().ok_or_else(broken)?.to_owned());
                 match entry.value {
@@ -122,7 +163,7 @@ impl Index {
                     list.retain(|stored| stored.id != id);
                     self.parts.remove(&id);
                 } else if part == 0 {
-                    let head = entry.header("piece").and_then(Head::parse).ok_or_else(broken)?;
+                    let head = entry.head.and_then(Head::parse).ok_or_else(broken)?;
                     list.retain(|stored| stored.id != id);
                     list.push(Stored { id, shard: head.shard, shards: head.shards, snapshot: head.snapshot });
                     list.sort_by_key(|stored| stored.id);
@@ -132,7 +173,13 @@ impl Index {
             }
             _ => {}
         }
+        self.sums.note(entry.key, entry.value, entry.head);
         Ok(())
+    }
+
+    /// Whether what was taken in is what the last epoch left; none where its entry does not say.
+    pub(super) fn is_whole(&self) -> Option<bool> {
+        self.told.map(|told| told == self.sums.all)
     }
 
     /// The entries of what an epoch did in this share: for the state, and (as the same key) for
@@ -164,12 +211,19 @@ impl Index {
             progress.push((format!("f{UNIT}{topology}"), serde_json::to_string(figures).unwrap_or_default()));
         }
         self.epoch = commit.epoch.0;
-        out.push(self.entry(topic, "epoch".to_owned(), Some(commit.epoch.0.to_string().into_bytes())));
+        out.push(self.last(topic));
         (out, progress)
     }
 
-    fn entry(&self, topic: &Arc<str>, key: String, value: Option<Vec<u8>>) -> Outgoing {
+    fn entry(&mut self, topic: &Arc<str>, key: String, value: Option<Vec<u8>>) -> Outgoing {
+        self.sums.note(&key, value.as_deref(), None);
         Outgoing { partition: self.share, ..Outgoing::entry(topic, key, value) }
+    }
+
+    /// The entry behind all others of a transaction: the epoch, and what the entries come to.
+    fn last(&self, topic: &Arc<str>) -> Outgoing {
+        let text = format!("{} {:016x}", self.epoch, self.sums.all);
+        Outgoing { partition: self.share, ..Outgoing::entry(topic, EPOCH.to_owned(), Some(text.into_bytes())) }
     }
 
     fn add_piece(&mut self, topic: &Arc<str>, piece: &StatePiece, out: &mut Vec<Outgoing>) {
@@ -183,9 +237,10 @@ impl Index {
         for part in 0..parts {
             let start = (part as usize * PART).min(piece.bytes.len());
             let end = (start + PART).min(piece.bytes.len());
-            let mut record = self.entry(topic, key(id, part), Some(piece.bytes[start..end].to_vec()));
-            record.headers.push(("piece", head.clone()));
-            out.push(record);
+            let (key, bytes) = (key(id, part), piece.bytes[start..end].to_vec());
+            self.sums.note(&key, Some(&bytes), Some(&head));
+            let entry = Outgoing::entry(topic, key, Some(bytes));
+            out.push(Outgoing { partition: self.share, headers: vec![(PIECE, head.clone())], ..entry });
         }
         self.parts.insert(id, parts);
         let list = self.pieces.entry((topology.clone(), step.clone())).or_default();
@@ -195,7 +250,9 @@ impl Index {
             list.retain(|stored| !dropped.contains(&stored.id));
             for id in dropped {
                 let parts = self.parts.remove(&id).unwrap_or(1);
-                out.extend((0..parts).map(|part| self.entry(topic, key(id, part), None)));
+                for part in 0..parts {
+                    out.push(self.entry(topic, key(id, part), None));
+                }
             }
         }
     }
@@ -214,8 +271,10 @@ impl Index {
         for (stored, step) in gone {
             for piece in self.pieces.remove(&(stored.clone(), step.clone())).unwrap_or_default() {
                 let parts = self.parts.remove(&piece.id).unwrap_or(1);
-                let key = |part: u32| format!("p{UNIT}{stored}{UNIT}{step}{UNIT}{}{UNIT}{part}", piece.id);
-                out.extend((0..parts).map(|part| self.entry(topic, key(part), None)));
+                for part in 0..parts {
+                    let key = format!("p{UNIT}{stored}{UNIT}{step}{UNIT}{}{UNIT}{part}", piece.id);
+                    out.push(self.entry(topic, key, None));
+                }
             }
         }
         let gone: Vec<(String, String)> = self.meta.keys().filter(|(of, _)| is(of)).cloned().collect();
@@ -237,6 +296,7 @@ impl Index {
                 self.offsets.insert((of, source), places);
             }
         }
+        out.push(self.last(topic));
         (out, progress)
     }
 
@@ -246,53 +306,4 @@ impl Index {
         let own = self.offsets.iter().filter(|((of, _), _)| share_of(of).0 == group);
         own.flat_map(|((_, topic), places)| places.keys().map(|partition| (topic.clone(), *partition))).collect()
     }
-}
-
-/// A share as its last epoch left it.
-pub(super) struct Loaded {
-    pub(super) index: Index,
-    /// All pieces, by topology as it is stored, in the order of their commits.
-    pub(super) pieces: BTreeMap<String, Vec<StatePiece>>,
-}
-
-/// Reads a share whole.
-pub(super) fn load(options: &KafkaOptions, topic: &str, share: u32) -> Result<Loaded, BrokerError> {
-    struct Open {
-        topology: String,
-        step: String,
-        head: Head,
-        parts: BTreeMap<u32, Vec<u8>>,
-    }
-    let mut index = Index::new(share);
-    let mut open: BTreeMap<i64, Open> = BTreeMap::new();
-    Table::of(options, topic, share)?.catch_up(|entry| {
-        index.take(entry)?;
-        let Some((topology, step, id, part)) = piece_key(entry.key) else { return Ok(()) };
-        let Some(value) = entry.value else {
-            open.remove(&id);
-            return Ok(());
-        };
-        let head = entry.header("piece").and_then(Head::parse).ok_or_else(|| damaged(entry.key))?;
-        let new = || Open { topology: topology.to_owned(), step: step.to_owned(), head, parts: BTreeMap::new() };
-        open.entry(id).or_insert_with(new).parts.insert(part, value.to_vec());
-        Ok(())
-    })?;
-    let mut pieces: BTreeMap<String, Vec<StatePiece>> = BTreeMap::new();
-    for (id, piece) in open {
-        if piece.parts.len() != piece.head.parts as usize {
-            return Err(damaged(&format!("piece {id} of step `{}` of topology `{}`", piece.step, piece.topology)));
-        }
-        let kind = if piece.head.snapshot { StateKind::Snapshot } else { StateKind::Delta };
-        let bytes = piece.parts.into_values().flatten().collect();
-        let (shard, shards) = (piece.head.shard, piece.head.shards);
-        pieces.entry(piece.topology.clone()).or_default().push(StatePiece {
-            topology: piece.topology,
-            step: piece.step,
-            shard,
-            shards,
-            kind,
-            bytes,
-        });
-    }
-    Ok(Loaded { index, pieces })
 }

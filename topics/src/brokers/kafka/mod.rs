@@ -8,6 +8,7 @@
 //! * `member`: the group by which several processes share the pipelines' work
 //! * `watch`: clients that have lost their brokers for good are opened anew
 //! * `link`: says once for all clients that the brokers do not answer, and that they do again
+//! * `load`: a share of the state put together; `copy`, `copies`: files that spare reading all of it from Kafka
 //! * `progress`: how far everybody has come, in `quikflow.progress`; `tails`: where logs end
 //! * `dead`, `table`: dead letters in `quikflow.dead`; the own compacted topics read whole
 //!
@@ -21,11 +22,14 @@ mod append;
 mod calls;
 mod config;
 mod consumed;
+mod copies;
+mod copy;
 mod dead;
 mod epoch;
 mod index;
 mod lanes;
 mod link;
+mod load;
 mod member;
 mod progress;
 mod reader;
@@ -36,6 +40,7 @@ mod transactions;
 mod watch;
 
 pub use config::{KafkaOptions, Login};
+pub use copies::{Restored, StateCopies};
 pub use link::Link;
 pub use watch::Watch;
 
@@ -89,6 +94,7 @@ struct Shared {
     lanes: Mutex<HashMap<String, std::sync::mpsc::Sender<lanes::Work>>>,
     appender: Mutex<Option<Watched<append::Appender>>>,
     epochs: Mutex<Option<epoch::Epochs>>,
+    copies: copies::Copies,
 }
 
 /// The broker. See the module.
@@ -146,10 +152,16 @@ impl KafkaBroker {
             lanes: Mutex::default(),
             appender: Mutex::default(),
             epochs: Mutex::default(),
+            copies: copies::Copies::default(),
             options,
         });
         watch::start(&shared)?;
         Ok(Arc::new(KafkaBroker { shared }))
+    }
+
+    /// Bytes of state read since the start when shares were taken over; of copies where they are kept.
+    pub fn restored(&self) -> Restored {
+        self.shared.copies.restored()
     }
 }
 
@@ -230,6 +242,11 @@ impl Shared {
             std::thread::sleep(Duration::from_millis(50));
         }
         Err(BrokerError::Busy(Duration::from_secs(1)))
+    }
+
+    /// A share of the state as its last epoch left it.
+    fn load(&self, share: u32) -> Result<load::Loaded, BrokerError> {
+        self.copies.load(&self.options, &self.own_topic("state"), share)
     }
 
     /// The right to commit epochs of all shares; taken where this process has none and shares with nobody.

@@ -1,13 +1,13 @@
 //! quikflow's own compacted topics, read whole, a partition each: keys and values.
 
 use super::config::{CALL, Client, KafkaOptions, failed, patiently};
+use super::index::PIECE;
 use super::record::header;
 use super::watch::Lasting;
 use crate::broker::BrokerError;
 use rdkafka::Message;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// One entry as read.
@@ -16,13 +16,8 @@ pub(super) struct Entry<'a> {
     pub(super) key: &'a str,
     /// None: the key is gone.
     pub(super) value: Option<&'a [u8]>,
-    message: &'a BorrowedMessage<'a>,
-}
-
-impl Entry<'_> {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        header(self.message, name)
-    }
+    /// The header of a piece of state.
+    pub(super) head: Option<&'a str>,
 }
 
 /// Follows one of the own topics.
@@ -46,6 +41,12 @@ impl Table {
         Ok(Table { reader, topic: topic.to_owned(), partition, next: 0, end: 0 })
     }
 
+    /// Reads from `offset` on the next time.
+    pub(super) fn rewind(&mut self, offset: u64) {
+        self.next = i64::try_from(offset).unwrap_or(i64::MAX);
+        self.end = 0;
+    }
+
     /// Reads what was committed since the last time, up to the end.
     pub(super) fn catch_up(&mut self, mut apply: impl FnMut(&Entry<'_>) -> Result<(), BrokerError>) -> Result<(), BrokerError> {
         let what = format!("reading topic `{}`", self.topic);
@@ -63,7 +64,7 @@ impl Table {
                 Some(Ok(message)) => {
                     let offset = u64::try_from(message.offset()).unwrap_or(0);
                     let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or("");
-                    apply(&Entry { offset, key, value: message.payload(), message: &message })?;
+                    apply(&Entry { offset, key, value: message.payload(), head: header(&message, PIECE) })?;
                     self.next = message.offset() + 1;
                     // Where something is written all the time the client never tells the end.
                     if self.next >= end {
