@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 28] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 29] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
@@ -30,6 +30,11 @@ pub(crate) const KNOWN: [(&str, bool, &str); 28] = [
     ("mysql_url", true, "users and workspaces; the embedded store when not set"),
     ("mysql_replica_url", true, "reads of users and workspaces"),
     ("store_timeout", false, "so long may a call of a real store take before it is made again; 60s when not set"),
+    (
+        "local_sinks",
+        false,
+        "off: of several `run sinks`, one that leaves embedded stores (audit log, outbox) to another; on by default",
+    ),
     ("smtp_url", true, "e-mail; the local outbox when not set"),
     ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
     ("url", false, "the running process that commands ask"),
@@ -55,6 +60,19 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// A setting that is `on` or `off`.
+    ///
+    /// # Errors
+    /// Exit 2 for another value.
+    pub(crate) fn switch(&self, name: &str, default: bool) -> Result<bool, Failure> {
+        match self.get(name) {
+            None => Ok(default),
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(_) => Err(Failure::usage(format!("`{name}` is neither on nor off"))),
+        }
+    }
+
     /// Reads `quikflow.toml` (or `config`) and the environment.
     ///
     /// # Errors

@@ -136,7 +136,9 @@ async fn r19_kafka_killed_and_frozen_changes_nothing() {
 
 /// A process that runs pipelines alone.
 fn pipelines(kafka: &Kafka, folder: &Path, name: &str) -> Server {
-    Start { args: vec!["pipelines".to_owned()], ..kafka.start() }.run(&folder.join(name))
+    let mut start = Start { args: vec!["pipelines".to_owned()], ..kafka.start() };
+    start.env.push(("QUIKFLOW_STANDBY".to_owned(), "on".to_owned()));
+    start.run(&folder.join(name))
 }
 
 /// The parts that are not shared here: the embedded stores are one process's.

@@ -231,7 +231,12 @@ async fn r13_r19_processes_share_the_sinks_and_come_and_go(broker: &'static str)
     std::fs::write(&file, lines.join("\n") + "\n").unwrap();
     let start = Start { env: beneath.env, ..Start::default() };
     let server = start.run(&folder.path().join("data"));
-    let sinks = |name: &str| Start { args: vec!["sinks".to_owned()], ..start.clone() }.run(&folder.path().join(name));
+    // The files of the audit log and the outbox are the first one's.
+    let sinks = |name: &str| {
+        let mut start = Start { args: vec!["sinks".to_owned()], ..start.clone() };
+        start.env.push(("QUIKFLOW_LOCAL_SINKS".to_owned(), "off".to_owned()));
+        start.run(&folder.path().join(name))
+    };
     let send = server.send(&file, &["--batch", "50", "--rate", &(lines.len() / 60).to_string()]);
     let killed = sinks("killed");
     until_elsewhere(&server, true).await;
@@ -247,6 +252,8 @@ async fn r13_r19_processes_share_the_sinks_and_come_and_go(broker: &'static str)
     assert_eq!(frozen.stop().code(), Some(0));
     settle(&server);
     check(&server, &lines).await;
+    let sent = |of: &str| std::fs::read_dir(folder.path().join(of).join("outbox/push")).unwrap().count();
+    assert!(sent("data") > 0 && sent("frozen") == 0 && sent("killed") == 0);
     assert_eq!(server.stop().code(), Some(0));
 }
 

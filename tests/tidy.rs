@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 6] = [
 const IMPORTS: [(&str, &[&str]); 4] = [
     ("timely", &["pipelines/src/engine/"]),
     ("rdkafka", &["topics/src/brokers/kafka/"]),
-    ("rusqlite", &["topics/src/brokers/embedded/", "sinks/src/stores/"]),
+    ("rusqlite", &["topics/src/brokers/embedded/", "topics/src/brokers/kafka/copy.rs", "sinks/src/stores/"]),
     ("lettre", &["sinks/src/stores/"]),
 ];
 

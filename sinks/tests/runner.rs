@@ -319,3 +319,20 @@ fn a_store_that_is_down_for_an_hour_loses_nothing_and_catches_up() {
     drop(faults);
     runner.stop(Duration::from_secs(10));
 }
+
+/// Of several processes one has the files: the others leave their sinks to it.
+#[test]
+fn a_store_of_its_own_is_left_to_another_process_where_that_is_wished() {
+    let world = World::new();
+    world.append(0..10);
+    let clock = ManualClock::at(EventTime(1_700_000_000_000_000));
+    let options = RunnerOptions { local: false, linger: Duration::ZERO, ..RunnerOptions::default() };
+    let without = world.start_with(world.setup.clone(), clock.clone(), options);
+    assert!(without.status().is_empty(), "{:?}", without.status());
+    without.stop(Duration::from_secs(10));
+    assert!(world.values().is_empty());
+    let with = world.start_with(world.setup.clone(), clock, RunnerOptions::default());
+    world.until(&with, |runner| runner.status()[0].lag == 0);
+    with.stop(Duration::from_secs(10));
+    assert_eq!(world.values(), (0..10).collect::<Vec<_>>());
+}

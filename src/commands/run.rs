@@ -85,18 +85,24 @@ impl Wanted {
         if !(1..=128).contains(&workers) {
             return Err(Failure::usage("--workers is from 1 to 128"));
         }
+        let broker = process::Choice::from(settings)?;
+        let local_sinks = settings.switch("local_sinks", true)?;
+        if !local_sinks && broker.is_embedded() {
+            return Err(Failure::usage("`local_sinks` is off and the broker is embedded: no other process can have those sinks"));
+        }
         let all = [Part::Ingest, Part::Pipelines, Part::Sinks, Part::Query];
         Ok(Setup {
             parts: if self.parts.is_empty() { all.to_vec() } else { self.parts },
             topologies: path(self.topologies, "topologies", "topologies.toml"),
             data: path(self.data, "data", "quikflow-data"),
-            broker: process::Choice::from(settings)?,
+            broker,
             ingest: address(self.ingest_addr, "ingest_addr", "127.0.0.1:8080")?,
             query: address(self.query_addr, "query_addr", "127.0.0.1:8090")?,
             health,
             workers,
             auth,
             stores: settings.store_urls()?,
+            local_sinks,
         })
     }
 }

@@ -131,20 +131,12 @@ fn kafka(url: &str, settings: &Settings) -> Result<KafkaSettings, Failure> {
         (None, None) => None,
         _ => return Err(Failure::usage("`kafka_user` and `kafka_password` go together; set both or none")),
     };
-    let tls = match settings.get("kafka_tls").unwrap_or("off") {
-        "on" => true,
-        "off" => false,
-        _ => return Err(Failure::usage("`kafka_tls` is neither on nor off")),
-    };
+    let tls = settings.switch("kafka_tls", false)?;
     let ca_file = settings.get("kafka_ca").map(str::to_owned);
     if ca_file.is_some() && !tls {
         return Err(Failure::usage("`kafka_ca` is set and `kafka_tls` is off; turn it on or unset the file"));
     }
-    let standby = match settings.get("standby").unwrap_or("off") {
-        "on" => true,
-        "off" => false,
-        _ => return Err(Failure::usage("`standby` is neither on nor off")),
-    };
+    let standby = settings.switch("standby", false)?;
     Ok(KafkaSettings { url: url.to_owned(), login, tls, ca_file, standby })
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) auth: Auth,
     /// The real stores; the others are embedded.
     pub(crate) stores: StoreUrls,
+    /// Sinks of embedded stores run here too.
+    pub(crate) local_sinks: bool,
 }
 
 /// The signals that ask a process to end.
@@ -143,7 +145,8 @@ impl Process {
         let sinks = if has(Part::Sinks) {
             let _on = runtime.enter();
             let setups = filters::setups(&file, followed)?;
-            let runner = SinkRunner::start(broker.clone(), Arc::new(stores), setups, clock.clone(), RunnerOptions::default());
+            let options = RunnerOptions { local: setup.local_sinks, ..RunnerOptions::default() };
+            let runner = SinkRunner::start(broker.clone(), Arc::new(stores), setups, clock.clone(), options);
             Some(runner.map_err(|error| Failure::usage(error.to_string()))?)
         } else {
             None

@@ -31,7 +31,7 @@ pub(crate) fn check(files: &Files, facts: &Facts, read: &mut Read) {
             }
             found.insert(file.trim_start_matches(FOLDER).to_owned());
             let version = match kind.as_str() {
-                "Deployment" => "apps/v1",
+                "Deployment" | "StatefulSet" => "apps/v1",
                 "PodDisruptionBudget" => "policy/v1",
                 "ConfigMap" | "Service" | "PersistentVolumeClaim" => "v1",
                 _ => "",
@@ -43,12 +43,17 @@ pub(crate) fn check(files: &Files, facts: &Facts, read: &mut Read) {
     }
     read.must(listed == found, || format!("{FOLDER}kustomization.yaml lists {listed:?}, there are {found:?}"));
     let guide = &files["docs/deployment.md"];
-    let deployments: Vec<&Value> =
-        objects.iter().filter(|((kind, _), _)| kind == "Deployment").map(|(_, object)| object).collect();
+    let workloads = objects.iter().filter(|((kind, _), _)| ["Deployment", "StatefulSet"].contains(&kind.as_str()));
+    let deployments: Vec<&Value> = workloads.map(|(_, object)| object).collect();
     let mut parts = BTreeSet::new();
     for deployment in &deployments {
         parts.extend(texts(at(deployment, "spec/template/spec/containers/0/args")).into_iter().nth(1));
         pod(deployment, &objects, guide, files, facts, read);
+        if at(deployment, "kind") == "StatefulSet" {
+            let service = text(at(deployment, "spec/serviceName"));
+            let known = objects.contains_key(&("Service".to_owned(), service.clone()));
+            read.must(known, || format!("{FOLDER}: a StatefulSet names the Service {service}, which is not there"));
+        }
     }
     let expected = ["ingest", "pipelines", "query", "sinks"].map(str::to_owned);
     read.must(parts == BTreeSet::from(expected), || format!("{FOLDER}: the parts {parts:?} are deployed"));
@@ -132,7 +137,10 @@ fn pod(deployment: &Value, objects: &Objects, guide: &str, files: &Files, facts:
             None => read.wrong(format!("{place}: there is no config map {map}")),
         }
     }
-    let mounted = volumes(&place, spec, container, objects, guide, facts, read);
+    for pair in at(container, "env").as_array().into_iter().flatten() {
+        environment.insert(text(at(pair, "name")), text(at(pair, "value")));
+    }
+    let mounted = volumes(&place, deployment, container, objects, guide, facts, read);
     let findings = facts.environment(&place, &environment, &mounted);
     read.findings.extend(findings);
     for variable in ["QUIKFLOW_TOPOLOGIES", "QUIKFLOW_DATA"] {
@@ -148,7 +156,7 @@ fn pod(deployment: &Value, objects: &Objects, guide: &str, files: &Files, facts:
 /// The files that secrets are mounted as; what is mounted has to exist.
 fn volumes(
     place: &str,
-    spec: &Value,
+    deployment: &Value,
     container: &Value,
     objects: &Objects,
     guide: &str,
@@ -156,9 +164,14 @@ fn volumes(
     read: &mut Read,
 ) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
-    let volumes = at(spec, "volumes").as_array().cloned().unwrap_or_default();
+    let claims = at(deployment, "spec/volumeClaimTemplates").as_array().into_iter().flatten();
+    let claims: BTreeSet<String> = claims.map(|claim| text(at(claim, "metadata/name"))).collect();
+    let volumes = at(deployment, "spec/template/spec/volumes").as_array().cloned().unwrap_or_default();
     for mount in at(container, "volumeMounts").as_array().into_iter().flatten() {
         let name = text(at(mount, "name"));
+        if claims.contains(&name) {
+            continue;
+        }
         let Some(volume) = volumes.iter().find(|volume| at(volume, "name") == name.as_str()) else {
             read.wrong(format!("{place}: there is no volume {name}"));
             continue;

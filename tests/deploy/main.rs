@@ -254,11 +254,24 @@ const SPOILT: &[(&str, &str, &str, &str)] = &[
         "too little to drain",
     ),
     (
-        "deploy/kubernetes/pipelines.yaml",
-        "claimName: quikflow-pipelines",
-        "claimName: pipelines",
-        "nothing makes the PersistentVolumeClaim pipelines",
+        "deploy/kubernetes/sinks.yaml",
+        "claimName: quikflow-stores",
+        "claimName: stores",
+        "nothing makes the PersistentVolumeClaim stores",
     ),
+    (
+        "deploy/kubernetes/pipelines.yaml",
+        "        name: data\n      spec:",
+        "        name: date\n      spec:",
+        "there is no volume data",
+    ),
+    (
+        "deploy/kubernetes/pipelines.yaml",
+        "serviceName: quikflow-pipelines",
+        "serviceName: pipelines",
+        "names the Service pipelines, which is not there",
+    ),
+    ("deploy/kubernetes/pipelines.yaml", "name: QUIKFLOW_STANDBY", "name: QUIKFLOW_STANDBYS", "QUIKFLOW_STANDBYS"),
     ("deploy/kubernetes/pipelines.yaml", "kind: PodDisruptionBudget", "kind: PodDisruptionBudgets", "deployments, 3 budgets"),
     (
         "deploy/kubernetes/sinks.yaml",

@@ -136,7 +136,9 @@ fn r19_a_copy_that_is_not_what_the_last_epoch_left_does_not_count() {
         same(&url, directory.path());
     };
     // As if a tombstone had been forgotten by Kafka before the copy had seen it.
-    spoil("insert into entries values (replace((select key from entries where key like 'p%' limit 1), '/', '0') || '9', '0 1 1 1', x'00')");
+    spoil(
+        "insert into entries values (replace((select key from entries where key like 'p%' limit 1), '/', '0') || '9', '0 1 1 1', x'00')",
+    );
     spoil("delete from entries where rowid in (select rowid from entries where key like 'p%' limit 1)");
     spoil("update entries set value = x'31' where key like 'm%'");
     spoil("update place set epoch = epoch + 1000");
@@ -176,7 +178,8 @@ fn r19_a_standby_has_the_state_of_the_others_at_hand() {
     let began = clock.elapsed();
     let followed = |share: u32| {
         let file = directory.path().join(format!("share-{share}.sqlite"));
-        let count = |database: Connection| database.query_row("select count(*) from entries where key like 'p%'", [], |row| row.get(0));
+        let count =
+            |database: Connection| database.query_row("select count(*) from entries where key like 'p%'", [], |row| row.get(0));
         file.exists() && Connection::open(file).and_then(count).unwrap_or(0_i64) == 2
     };
     while !(0..SHARES).all(followed) {

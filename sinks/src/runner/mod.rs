@@ -76,6 +76,8 @@ pub struct RunnerOptions {
     pub housekeeping: Duration,
     /// How often dead letters to be replayed are looked for.
     pub replays: Duration,
+    /// Also sinks of stores that are this process's own ([`Store::is_shared`]); without, another process has them.
+    pub local: bool,
 }
 
 impl Default for RunnerOptions {
@@ -93,6 +95,7 @@ impl Default for RunnerOptions {
             rest: None,
             housekeeping: Duration::from_secs(5),
             replays: Duration::from_secs(2),
+            local: true,
         }
     }
 }
@@ -228,6 +231,9 @@ impl SinkRunner {
                 return Err(RunnerError::FilterMissing(setup.sink.name.clone()));
             }
             let store = stores.store_of(&setup.sink)?;
+            if !options.local && !store.is_shared() {
+                continue;
+            }
             let status = Arc::new(Mutex::new(SinkStatus::new(&setup.sink, store.name())));
             let options = options.for_store(store.as_ref());
             let shares = shares.clone().filter(|_| store.is_shared());

@@ -132,6 +132,10 @@ impl Link {
 
     /// What a client says in its own log; lost connections are heard by [`Link::error`] as well.
     pub(super) fn log(&self, level: RDKafkaLogLevel, place: &str, text: &str) {
+        // Of several reports at once the client hands on one: a certificate that is refused may stand in the log alone.
+        if place == "FAIL" && text.contains("certificate could not be verified") {
+            *self.refusal.lock() = Some((RDKafkaErrorCode::SSL, text.to_owned()));
+        }
         match level {
             _ if ["FAIL", "REQTMOUT", "ERROR"].contains(&place) => self.disturbed(text),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
@@ -164,6 +168,15 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::ids::EventTime;
+
+    #[test]
+    fn a_certificate_that_is_refused_is_heard_from_the_log_too() {
+        let link = Link::new(ManualClock::at(EventTime(0)));
+        link.log(RDKafkaLogLevel::Error, "FAIL", "Connect to h:1 failed: Connection refused");
+        assert!(link.refusal().is_none());
+        link.log(RDKafkaLogLevel::Error, "FAIL", "SSL handshake failed: broker certificate could not be verified, verify …");
+        assert_eq!(link.refusal().map(|(code, _)| code), Some(RDKafkaErrorCode::SSL));
+    }
 
     #[test]
     fn what_many_clients_report_is_said_at_the_change_and_every_half_minute() {
