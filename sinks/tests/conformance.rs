@@ -58,6 +58,7 @@ crate::tests! {
     each NEWEST: async r13_batches_in_any_order_and_number_give_the_same_rows,
     each VIEWS: async r7_a_final_row_wins_over_open_ones,
     each STORES: async r14_the_offset_waits_for_rejected_rows,
+    each STORES: async r14_what_offsets_have_passed_can_be_read,
     each STORES: async r13_a_cleared_sink_has_neither_rows_nor_offsets,
     each STORES: async r10_rows_expire_by_arrival,
     each STORES: async scans_give_what_was_asked_for,
@@ -139,6 +140,23 @@ async fn r14_the_offset_waits_for_rejected_rows(store: &'static str) {
     batch.rows = batch.rows.slice(0, 0);
     target.write(batch.clone()).await.expect("an answer");
     assert_eq!(target.progress(&plan.sink.name).await.expect("progress").positions, batch.next, "{store}");
+}
+
+/// R14: a batch that goes in several calls can be read whole as soon as its offsets are stored.
+async fn r14_what_offsets_have_passed_can_be_read(store: &'static str) {
+    common::need(store);
+    let plan = Plan::new(store, 3);
+    let open = plan.open();
+    let target = open.store_of(&plan.sink).expect("a store");
+    for round in 1..=2 {
+        let offsets = (round - 1) * 1_500..round * 1_500;
+        let rows: Vec<_> = offsets.map(|i| common::row(0, i, &format!("key{i}"), 60, i as i64, true)).collect();
+        let mut batch = plan.batch(&rows);
+        batch.next = [(PartitionId(0), Offset(round * 1_500))].into();
+        target.write(batch.clone()).await.expect("written");
+        assert_eq!(target.progress(&plan.sink.name).await.expect("progress").positions, batch.next, "{store}");
+        assert_eq!(rows_of(&open.read_side(), &plan.sink.table).len() as u64, round * 1_500, "{store}");
+    }
 }
 
 /// R13: rows and offsets are of one generation; a cleared sink starts anew.

@@ -41,6 +41,8 @@ struct Faults {
     in_vain: u32,
     /// The password is wrong.
     refuses: bool,
+    /// How many usual batches the store likes to take as one; none: one.
+    gathers: Option<u32>,
     /// Sizes of the batches written.
     sizes: Vec<usize>,
 }
@@ -95,6 +97,9 @@ impl Store for Flaky {
             return Ok(outcomes);
         }
         self.inner.write(batch).await
+    }
+    fn gathers(&self) -> u32 {
+        self.faults.lock().gathers.unwrap_or(1)
     }
     async fn clear(&self, sink: &str) -> Result<(), StoreError> {
         self.inner.clear(sink).await
@@ -222,6 +227,24 @@ fn r14_faults_cost_no_row_and_a_poisoned_one_becomes_a_dead_letter() {
     let progress = world.broker.group_offsets("sink:s").expect("offsets");
     assert_eq!(progress.values().map(|o| o.0).sum::<u64>(), 200, "retention knows how far the sink is");
     runner.stop(Duration::from_secs(10));
+}
+
+/// A store that likes several batches as one is given them where there are as many, and no more than that.
+#[test]
+fn several_batches_go_as_one_while_a_sink_is_behind() {
+    for (gathers, largest) in [(None, 50), (Some(4), 200)] {
+        let world = World::new();
+        world.faults.lock().gathers = gathers;
+        world.append(0..450);
+        let options = RunnerOptions { max_rows: 50, linger: Duration::ZERO, ..RunnerOptions::default() };
+        let runner = world.start_with(world.setup.clone(), SystemClock::shared(), options);
+        world.until(&runner, |r| r.status()[0].lag == 0);
+        assert_eq!(world.values(), (0..450).collect::<Vec<_>>());
+        let sizes = world.faults.lock().sizes.clone();
+        assert_eq!(sizes[0], largest, "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= largest), "{sizes:?}");
+        runner.stop(Duration::from_secs(10));
+    }
 }
 
 /// A stop drains what the topic holds; the next start goes on from the store's own offsets.

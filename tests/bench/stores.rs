@@ -8,6 +8,7 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array};
 use arrow::array::{BooleanArray, Int64Array, new_null_array};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use quikflow_sinks::store::{ItemOutcome, StoreSet, WriteBatch};
 use quikflow_sinks::stores::{StoreUrls, Stores};
@@ -21,13 +22,13 @@ use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Rows of a batch: what the runner takes at most.
+/// Rows of a usual batch: the runner takes so many at most, times what the store gathers.
 const BATCH: usize = 4_096;
 
 /// Store, mode of its sink, rows unless they are given.
 const CASES: [(&str, &str, usize); 7] = [
     ("mongodb", "messages", 8_192),
-    ("elasticsearch", "messages", 20_480),
+    ("elasticsearch", "messages", 65_536),
     ("clickhouse", "latest", 204_800),
     ("redis", "latest", 40_960),
     ("redis", "merge", 40_960),
@@ -134,8 +135,10 @@ async fn by_sink(
     let stores = opened.await??;
     let target = stores.store_of(&sink)?;
     let mut next = target.progress(&sink.name).await?.positions;
+    let gathered = batches.chunks(target.gathers() as usize);
+    let gathered: Vec<RecordBatch> = gathered.map(|some| concat_batches(&topic.schema(), some)).collect::<Result<_, _>>()?;
     let started = Instant::now();
-    for rows in batches {
+    for rows in &gathered {
         next.insert(quikflow_topics::ids::PartitionId(0), quikflow_topics::ids::Offset(rows.num_rows() as u64));
         let batch = WriteBatch { sink: sink.clone(), rows: rows.clone(), generation: 0, next: next.clone() };
         let outcomes = target.write(batch).await?;

@@ -12,8 +12,9 @@ use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{SMALL, from_object, in_shares};
 use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
-use super::search::{fragments, text_column, words};
+use super::search::{fragments, text_column};
 use super::text::{Query, plain};
+use super::words::words;
 use crate::store::{Page, ScanRequest, StoreError};
 use elasticsearch::auth::Credentials;
 use elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -265,12 +266,12 @@ impl Elastic {
     /// The words of rows that can be found.
     fn words(layout: &Layout, puts: &[Put]) -> Result<Vec<String>, StoreError> {
         let (text, deleted) = (text_column(layout)?, layout.column("deleted"));
-        let texts: Vec<String> = puts
+        let texts: Vec<&str> = puts
             .iter()
             .map(|Put { row, .. }| match (&row.values[text], deleted.map(|at| &row.values[at])) {
-                (_, Some(Value::Integer(1))) => String::new(),
-                (Value::Text(t), _) if !row.gone => t.clone(),
-                _ => String::new(),
+                (_, Some(Value::Integer(1))) => "",
+                (Value::Text(t), _) if !row.gone => t,
+                _ => "",
             })
             .collect();
         words(&texts).map_err(super::file::fault(NAME))
@@ -281,6 +282,11 @@ impl Elastic {
 impl Backend for Elastic {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    /// A refresh costs about what some thousand rows do, however many it shows: one for four usual batches.
+    fn gathers(&self) -> u32 {
+        4
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {

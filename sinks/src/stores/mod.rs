@@ -12,7 +12,7 @@
 //!
 //! * [`layout`]: a sink's table; [`rules`]: what an event type does to a row
 //! * [`rows`], [`merge`], [`read`]: tables of rows
-//! * [`search`], [`text`]: the full-text index
+//! * [`search`], [`text`]: the full-text index; `words`: its words, for an index elsewhere
 //! * [`analytics`]: columnar parts
 //! * [`outbox`], [`badges`]: notifications
 //! * [`file`]: the SQLite file; [`twin`]: a store; [`reads`]: the read sides, by table
@@ -49,6 +49,8 @@ mod search;
 mod text;
 mod twin;
 mod union;
+#[cfg(feature = "elasticsearch")]
+mod words;
 
 use crate::store::{ReadSide, Store, StoreError, StoreSet};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const TOKENIZE: &str = "tokenize='unicode61 remove_diacritics 2'";
+/// How texts are cut into words.
+pub(super) const TOKENIZE: &str = "tokenize='unicode61 remove_diacritics 2'";
 
 fn index_of(layout: &Layout) -> String {
     quoted(&format!("words:{}", layout.sink.name))
@@ -253,40 +254,4 @@ pub(crate) fn fragments(texts: &[String], query: &Query) -> rusqlite::Result<Vec
         }
     }
     Ok(fragments)
-}
-
-/// The words of each text as the index knows them: lower case, without diacritics, one space between.
-#[cfg_attr(not(feature = "elasticsearch"), allow(dead_code, reason = "only Elasticsearch is given words"))]
-pub(crate) fn words(texts: &[String]) -> rusqlite::Result<Vec<String>> {
-    let memory = Connection::open_in_memory()?;
-    memory.execute_batch(&format!(
-        "CREATE VIRTUAL TABLE h USING fts5(body, content='', {TOKENIZE});
-         CREATE VIRTUAL TABLE terms USING fts5vocab(h, instance); BEGIN"
-    ))?;
-    let mut insert = memory.prepare("INSERT INTO h(rowid, body) VALUES(?1, ?2)")?;
-    for (i, text) in texts.iter().enumerate() {
-        insert.execute(rusqlite::params![i64::try_from(i).unwrap_or(i64::MAX), plain(text)])?;
-    }
-    // Instances come by term; sorting each text's own few here costs less than the library's sorting of all.
-    let mut all: Vec<Vec<(i64, std::ops::Range<usize>)>> = vec![Vec::new(); texts.len()];
-    let mut terms = String::new();
-    let mut select = memory.prepare("SELECT doc, \"offset\", term FROM terms")?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let at = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(usize::MAX);
-        let (offset, term) = (row.get(1)?, row.get_ref(2)?.as_str()?);
-        if let Some(of_text) = all.get_mut(at) {
-            if !terms.ends_with(term) {
-                terms.push_str(term);
-            }
-            of_text.push((offset, terms.len() - term.len()..terms.len()));
-        }
-    }
-    let joined = |mut of_text: Vec<(i64, std::ops::Range<usize>)>| {
-        of_text.sort_unstable_by_key(|(offset, _)| *offset);
-        let words: Vec<&str> = of_text.into_iter().map(|(_, range)| terms.get(range).unwrap_or_default()).collect();
-        words.join(" ")
-    };
-    let words = all.into_iter().map(joined).collect();
-    Ok(words)
 }

@@ -250,6 +250,10 @@ impl Store for Shared {
         true
     }
 
+    fn gathers(&self) -> u32 {
+        self.0.backend.gathers()
+    }
+
     async fn ensure(&self, sink: &SinkSpec, topic: &TopicSpec) -> Result<(), StoreError> {
         let layout = Arc::new(Layout::new(&Arc::new(sink.clone()), topic)?);
         self.0.tables.write().insert(sink.name.clone(), layout.clone());

@@ -118,6 +118,10 @@ pub(crate) trait Batches: Send {
 pub(crate) trait Backend: Send + Sync + 'static {
     /// `mongodb`, `redis`, ….
     fn name(&self) -> &'static str;
+    /// How many usual batches it likes to take as one ([`crate::store::Store::gathers`]).
+    fn gathers(&self) -> u32 {
+        1
+    }
     /// Connects, checks the server and creates what all sinks share. Again is harmless.
     async fn prepare(&self) -> Result<(), StoreError>;
     /// Creates what a sink lacks.
