@@ -113,6 +113,7 @@ async fn by_sink(
         key: vec!["channelId".into(), "messageId".into()],
         filter: None,
         ttl: None,
+        cache: None,
         rollup: BTreeMap::new(),
         doc: String::new(),
         options: toml::Table::new(),

@@ -141,6 +141,7 @@ impl Stores {
         let mut reals: BTreeMap<String, Arc<Remote>> = BTreeMap::new();
         let mut pool: Option<Arc<Pool>> = None;
         let mut reads = Reads::default();
+        let cache = cache(urls)?;
         for (sink, topic) in sinks {
             let (name, form) = known(sink)?;
             if urls.of(&sink.store).is_some() {
@@ -152,7 +153,8 @@ impl Stores {
                     Some(store) => store.clone(),
                     None => {
                         let longest = urls.longest_call.unwrap_or(LONGEST);
-                        let store = Remote::new(backend(&sink.store, urls)?, pool, longest, clock.clone());
+                        let cache = cache.clone().filter(|_| sink.store != "redis");
+                        let store = Remote::new(backend(&sink.store, urls)?, cache, pool, longest, clock.clone());
                         reals.insert(sink.store.clone(), store.clone());
                         store
                     }
@@ -184,6 +186,18 @@ impl Stores {
             inbox: self.reads.clone(),
         }
     }
+}
+
+/// The cache of the real stores' documents: Redis, where it is set.
+#[cfg(feature = "redis")]
+fn cache(urls: &StoreUrls) -> Result<Option<Arc<dyn remote::Cache>>, StoreError> {
+    urls.redis.as_deref().map(|url| Ok(Arc::new(redis::Redis::new(url)?) as Arc<dyn remote::Cache>)).transpose()
+}
+
+/// Without Redis there is none; that its URL names a client which is not compiled in is said by its sinks.
+#[cfg(not(feature = "redis"))]
+fn cache(_: &StoreUrls) -> Result<Option<Arc<dyn remote::Cache>>, StoreError> {
+    Ok(None)
 }
 
 /// The client of a real store.

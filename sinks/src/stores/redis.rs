@@ -10,6 +10,8 @@
 //!
 //! `?ca=FILE` in a `rediss://` URL names the authorities (PEM) to trust besides the public ones.
 
+mod cache;
+
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::{fits, from_object, in_shares, to_object};

@@ -129,6 +129,7 @@ pub(crate) fn sink(name: &str, from: &str, store: &str, table: &str, key: &[&str
         key: key.iter().map(|k| (*k).to_owned()).collect(),
         filter: None,
         ttl: None,
+        cache: None,
         rollup: BTreeMap::new(),
         doc: String::new(),
         options: toml::Table::new(),

@@ -184,6 +184,8 @@ pub struct SinkSpec {
     pub filter: Option<String>,
     /// Time-to-live counted from arrival.
     pub ttl: Option<Duration>,
+    /// So long at most a document that was read by its key is kept in Redis; each change forgets it.
+    pub cache: Option<Duration>,
     /// How each column of a view rolls up (R21): column → `sum`, `min`, `max`; absent: not at all.
     pub rollup: BTreeMap<String, String>,
     /// For documents; may be empty.

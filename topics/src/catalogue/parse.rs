@@ -41,7 +41,7 @@ pub const PAYLOAD_FIELDS: [(&str, &str, &str); 7] = [
 ];
 
 /// The fields of `[[sink]]`; others are options of the store.
-pub const SINK_FIELDS: [(&str, &str, &str); 9] = [
+pub const SINK_FIELDS: [(&str, &str, &str); 10] = [
     ("name", "text", "Unique; its consumer group is `sink:<name>`."),
     ("from", "text", "The topic it follows."),
     ("store", "text", "The store it writes; the embedded twin serves where no address is configured."),
@@ -49,6 +49,7 @@ pub const SINK_FIELDS: [(&str, &str, &str); 9] = [
     ("key", "list", "The columns that identify a row; they determine the topic's key (R13)."),
     ("filter", "sql", "Only records for which this is true."),
     ("ttl", "duration", "Time-to-live counted from arrival."),
+    ("cache", "duration", "So long at most Redis, where it is set, keeps a document that was read; a change forgets it."),
     ("rollup", "table", "How each column of a view rolls up: sum, min or max."),
     ("doc", "text", "What the table holds, for documents."),
 ];
@@ -289,6 +290,7 @@ impl Reader {
             let options = options.map(|(name, _, node)| (name.clone(), plain(node))).collect();
             let filter = self.field(table, "filter", Node::str).map(str::to_owned);
             let ttl = self.field(table, "ttl", Node::duration);
+            let cache = self.field(table, "cache", Node::duration);
             let doc = self.field(table, "doc", Node::str).unwrap_or("").to_owned();
             let written = self.field(table, "table", Node::str).map(str::to_owned);
             let (Some((name, named)), Some(from), Some(store), Some(key)) = (name, from, store, key) else { continue };
@@ -300,6 +302,7 @@ impl Reader {
                 key,
                 filter,
                 ttl,
+                cache,
                 rollup,
                 doc,
                 options,

@@ -4,9 +4,10 @@
 //! first call that it answers. One that refuses (a wrong password, a table of another form) is.
 
 use super::breadth::Breadth;
-use super::{Backend, no_counts, refused, unreachable};
+use super::{Backend, Cache, no_counts, refused, unreachable};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use crate::stores::layout::Layout;
+use crate::stores::rows::Input;
 use crate::stores::twin::compatible;
 use parking_lot::{Mutex, RwLock};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
@@ -61,15 +62,23 @@ pub(crate) struct Remote {
     clock: SharedClock,
     /// By sink, how many calls of a batch are best.
     breadths: Mutex<BTreeMap<String, Breadth>>,
+    /// Keeps documents of it, where one is set.
+    cache: Option<Arc<dyn Cache>>,
     /// It did not answer while the process started: its other sinks do not wait for it as well.
     away: AtomicBool,
 }
 
 impl Remote {
     /// Over a store of which a call may take so long; nothing is asked of it yet.
-    pub(crate) fn new(backend: Arc<dyn Backend>, pool: Arc<Pool>, longest: Duration, clock: SharedClock) -> Arc<Remote> {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        cache: Option<Arc<dyn Cache>>,
+        pool: Arc<Pool>,
+        longest: Duration,
+        clock: SharedClock,
+    ) -> Arc<Remote> {
         let (tables, ready, breadths) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Remote { backend, pool, tables, ready, longest, clock, breadths, away: AtomicBool::new(false) })
+        Arc::new(Remote { backend, cache, pool, tables, ready, longest, clock, breadths, away: AtomicBool::new(false) })
     }
 
     /// Runs a call on the clients' threads.
@@ -194,6 +203,24 @@ impl Remote {
         self.backend.advance(&format!("{sink}/progress"), &text).await
     }
 
+    /// The cache of a sink's documents, and how long it keeps one.
+    pub(crate) fn cache_of(&self, layout: &Layout) -> Option<(&dyn Cache, Duration)> {
+        Some((self.cache.as_deref()?, layout.sink.cache?))
+    }
+
+    /// Has the cache forget the rows of a batch that is written. Where it does not answer, it says so by itself: nothing is
+    /// kept for longer than the sink declares.
+    async fn forget(&self, layout: &Layout, batch: &WriteBatch) -> Result<(), StoreError> {
+        let Some((cache, _)) = self.cache_of(layout) else { return Ok(()) };
+        let input = Input::new(layout, &batch.rows, batch.generation)?;
+        let keys: BTreeSet<String> = (0..batch.rows.num_rows()).filter_map(|row| input.key(row).ok()).collect();
+        let keys: Vec<String> = keys.into_iter().collect();
+        if let Err(error) = cache.forget(&layout.sink.name, &keys).await {
+            tracing::warn!(sink = layout.sink.name, %error, "the cache may answer with what was before, until it forgets by itself");
+        }
+        Ok(())
+    }
+
     /// Writes a batch's rows, with as many calls at once as have been best of late.
     async fn write_rows(&self, layout: &Layout, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let sink = &batch.sink.name;
@@ -215,7 +242,11 @@ impl Remote {
     async fn write_batch(&self, batch: WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let layout = self.layout(&batch.sink.name)?;
         self.ready(&layout).await?;
-        let outcomes = if batch.rows.num_rows() == 0 { Vec::new() } else { self.write_rows(&layout, &batch).await? };
+        let mut outcomes = Vec::new();
+        if batch.rows.num_rows() > 0 {
+            outcomes = self.write_rows(&layout, &batch).await?;
+            self.forget(&layout, &batch).await?;
+        }
         failpoint::hit("sink.offset.before");
         if outcomes.iter().all(|o| matches!(o, ItemOutcome::Written | ItemOutcome::Older)) {
             let progress = SinkProgress { positions: batch.next, generation: batch.generation };
@@ -287,7 +318,13 @@ impl Store for Shared {
                 this.ready(&layout).await?;
                 // The offsets first: after a crash in between the rest is written again.
                 this.set_progress(&layout.sink.name, &SinkProgress::default()).await?;
-                this.backend.clear(&layout).await
+                this.backend.clear(&layout).await?;
+                if let Some((cache, _)) = this.cache_of(&layout)
+                    && let Err(error) = cache.forget_all(&layout.sink.name).await
+                {
+                    tracing::warn!(sink = layout.sink.name, %error, "the cache may answer with what was before");
+                }
+                Ok(())
             })
             .await
     }

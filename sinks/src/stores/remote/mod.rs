@@ -22,6 +22,7 @@ use arrow::array::RecordBatch;
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A row as a store holds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,6 +112,31 @@ pub(crate) struct Select {
 pub(crate) trait Batches: Send {
     /// The next batch; none at the end.
     async fn next(&mut self) -> Result<Option<RecordBatch>, StoreError>;
+}
+
+/// What a cache says of a document.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only Redis is a cache"))]
+pub(crate) enum Looked {
+    /// It is this.
+    Kept(serde_json::Value),
+    /// It is not there: whoever reads it from the store may put it at `place` by the lease.
+    Missing { place: String, lease: u64 },
+    /// It was changed a moment ago, or another one is reading it: the store knows, and nothing is kept.
+    Changing,
+}
+
+/// Documents of stores other than itself, kept for a while (cache-aside). What it fails in costs time, not truth: a
+/// document is never kept for longer than its sink's `cache`.
+#[async_trait::async_trait]
+pub(crate) trait Cache: Send + Sync {
+    /// A sink's document by its key.
+    async fn look(&self, sink: &str, key: &str) -> Result<Looked, StoreError>;
+    /// Keeps a document for so long, where nobody has changed it since the lease was given.
+    async fn fill(&self, place: &str, lease: u64, document: &serde_json::Value, keep: Duration) -> Result<(), StoreError>;
+    /// The rows of these keys have been changed.
+    async fn forget(&self, sink: &str, keys: &[String]) -> Result<(), StoreError>;
+    /// All rows have been.
+    async fn forget_all(&self, sink: &str) -> Result<(), StoreError>;
 }
 
 /// A real store. All calls run on the runtime of [`client::Remote`].

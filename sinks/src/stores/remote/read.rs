@@ -5,7 +5,7 @@
 
 use super::client::Remote;
 use super::write::typed;
-use super::{Backend, Batches, Order, Select, Stored};
+use super::{Backend, Batches, Looked, Order, Select, Stored};
 use crate::store::{Page, Scan, ScanRequest, StoreError};
 use crate::stores::badges;
 use crate::stores::cells::{Builder, to_json};
@@ -177,14 +177,43 @@ pub(crate) async fn get(
         for layout in layouts {
             this.ready(&layout).await?;
             let key = key_of(&layout, &id);
+            let cached = cached(&this, &layout, &key).await;
+            if let Some(Looked::Kept(document)) = cached {
+                return Ok(Some(document));
+            }
             let rows = this.backend.read(&layout, std::slice::from_ref(&key)).await?;
             if let Some(row) = rows.iter().find(|row| row.key == key && !row.gone) {
-                return Ok(Some(document(&layout, row)));
+                let document = document(&layout, row);
+                keep(&this, &layout, cached, &document).await;
+                return Ok(Some(document));
             }
         }
         Ok(None)
     };
     remote.on(run).await
+}
+
+/// What the cache says of a document; none where there is no cache, or none that answers.
+async fn cached(remote: &Remote, layout: &Layout, key: &str) -> Option<Looked> {
+    let (cache, _) = remote.cache_of(layout)?;
+    let looked = cache.look(&layout.sink.name, key).await;
+    let outcome = match &looked {
+        Ok(Looked::Kept(_)) => "kept",
+        Ok(Looked::Missing { .. }) => "missing",
+        Ok(Looked::Changing) => "changing",
+        Err(_) => "away",
+    };
+    metrics::counter!("quikflow_cache_total", "sink" => layout.sink.name.clone(), "outcome" => outcome).increment(1);
+    looked.inspect_err(|error| tracing::debug!(%error, "the cache does not answer, the store is asked")).ok()
+}
+
+/// Keeps a document that was read from the store.
+async fn keep(remote: &Remote, layout: &Layout, looked: Option<Looked>, document: &serde_json::Value) {
+    if let (Some((cache, keep)), Some(Looked::Missing { place, lease })) = (remote.cache_of(layout), looked)
+        && let Err(error) = cache.fill(&place, lease, document, keep).await
+    {
+        tracing::debug!(%error, "a document is not kept");
+    }
 }
 
 /// Where a document stands in a list: time, place of its sink among those of the table, key.
