@@ -9,8 +9,8 @@
 //! | 41–48 | length of the user, hexadecimal, as the lengths that follow |
 //! | 49– | the user; newest arrival (20), lengths of versions (8) and of sets (8); versions, sets, columns |
 //!
-//! One value takes less of the server's time and memory than a hash, which is a table as soon as one of its
-//! fields is long. Form 1 was such a hash.
+//! One value takes less of the server's time than a hash, which is a table as soon as one of its fields is long;
+//! memory is about the same. Form 1 was such a hash.
 
 use super::{NAME, refused};
 use crate::store::StoreError;
