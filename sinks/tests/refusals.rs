@@ -56,6 +56,7 @@ crate::tests! {
     async refusals_over_http_are_told_apart,
     async mysql_says_what_a_user_may_not_and_a_replica_cannot,
     async redis_says_what_it_refuses,
+    async r12_redis_rows_of_another_form_are_refused,
     async redis_is_waited_for_while_it_is_full_or_alone,
     async elasticsearch_says_what_a_block_means,
 }
@@ -218,6 +219,24 @@ async fn redis_says_what_it_refuses() {
     assert_eq!(server.tell(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]), "+OK\r\n");
     let error = open(&plan, &urls("redis", server.url(""))).err().expect("a refusal");
     refused("redis", &error, "throws rows away");
+}
+
+/// R12: rows as an earlier version wrote them (a hash each) are neither read nor written over; a new prefix has none.
+async fn r12_redis_rows_of_another_form_are_refused() {
+    let server = own_redis(&[]);
+    let plan = Plan::new("redis", 1);
+    let stores = open(&plan, &urls("redis", server.url(""))).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let rows = [common::row(0, 1, "k", 60, 1, true)];
+    target.write(plan.batch(&rows)).await.expect("written");
+    assert!(open(&plan, &urls("redis", server.url(""))).is_ok(), "its own form");
+    let place = "{quikflow_test}:row:s:k\u{1f}1970-01-01T00:01:00Z";
+    assert_eq!(server.tell(&["DEL", place]), ":1\r\n", "where the row lies");
+    assert_eq!(server.tell(&["HSET", place, "base", "1", "gone", "0", "rev", "1", "doc", "{}"]), ":4\r\n");
+    refused("redis", &target.write(plan.batch(&rows)).await.expect_err("a refusal"), "of another form");
+    refused("redis", &open(&plan, &urls("redis", server.url(""))).err().expect("a refusal"), "of another form");
+    let other = server.url("").replace("quikflow_test", "quikflow_new");
+    assert!(open(&plan, &urls("redis", other)).is_ok(), "nothing is there");
 }
 
 /// What passes is waited for: memory that is full, replicas that are away.

@@ -1,4 +1,4 @@
-//! Redis: rows as hashes, indexes as sorted sets, unread counts as sets; Lua where atomic.
+//! Redis: a row as one value, indexes as sorted sets, unread counts as sets; Lua where atomic.
 //!
 //! All keys begin with `{prefix}` (the URL's `?prefix=…`, else `quikflow`), so that a cluster keeps
 //! them together. A row and all that is derived from it change in one script. The keys that a script
@@ -11,10 +11,12 @@
 //! `?ca=FILE` in a `rediss://` URL names the authorities (PEM) to trust besides the public ones.
 
 mod cache;
+mod row;
+mod scripts;
 
 use super::layout::Layout;
 use super::remote::read::ByPage;
-use super::remote::write::{fits, from_object, in_shares, to_object};
+use super::remote::write::{fits, in_shares};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
 use crate::store::{ScanRequest, StoreError};
 use parking_lot::Mutex;
@@ -30,107 +32,10 @@ use tokio::sync::OnceCell;
 const NAME: &str = "redis";
 /// Rows a script changes at most: the server does nothing else meanwhile, and Lua's stack holds them twice.
 const AT_ONCE: usize = 256;
+/// What is said of rows that another version of this program wrote.
+const OTHER: &str = "of another form, written by another version of quikflow: give a new `?prefix=`, and they are written again";
 /// About so many bytes a script takes at most.
 const BYTES: usize = 8 << 20;
-
-const PUT: &str = r"
-local p, sink, counts = KEYS[1], ARGV[1], ARGV[2]
-local out, changed, keys, arrivals, times = {}, {}, {}, {}, {}
-local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
-local rows = at('row', '')
-for i = 3, #ARGV, 12 do
-  local guard, want, key, base, gone, user = ARGV[i], ARGV[i+1], ARGV[i+2], ARGV[i+3], ARGV[i+4], ARGV[i+11]
-  local row = rows .. key
-  local old = redis.call('HMGET', row, 'base', 'gone', 'rev', 'user')
-  local ok
-  if guard == 'n' then ok = not old[1] or old[1] < base
-  elseif guard == 'a' then ok = not old[1]
-  else ok = (old[3] or '') == want end
-  if ok then
-    if ARGV[i+7] == '' and ARGV[i+8] == '' and user == '' and not old[4] then
-      redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'doc', ARGV[i+9])
-    else
-      redis.call('HSET', row, 'base', base, 'gone', gone, 'arr', ARGV[i+5], 'rev', ARGV[i+6], 'vs', ARGV[i+7],
-        'sets', ARGV[i+8], 'doc', ARGV[i+9], 'user', user)
-    end
-    changed[#changed + 1] = key
-    keys[#keys + 1] = 0
-    keys[#keys + 1] = key
-    arrivals[#arrivals + 1] = ARGV[i+5]
-    arrivals[#arrivals + 1] = key
-    times[key] = gone == '0' and ARGV[i+10]
-    if counts == '1' then
-      local was = old[1] and old[2] == '0' and old[4] or ''
-      local is = gone == '0' and user or ''
-      if was ~= is then
-        if was ~= '' then
-          redis.call('SREM', at('unread', was), key)
-          if tonumber(redis.call('ZINCRBY', at('users'), -1, was)) <= 0 then redis.call('ZREM', at('users'), was) end
-        end
-        if is ~= '' then
-          if redis.call('SISMEMBER', p .. ':read:' .. is, key) == 0 then redis.call('SADD', at('unread', is), key) end
-          redis.call('ZINCRBY', at('users'), 1, is)
-        end
-      end
-    end
-  end
-  out[#out + 1] = ok and 1 or 0
-end
-if #changed > 0 then
-  redis.call('ZADD', at('keys'), unpack(keys))
-  redis.call('ZADD', at('arrival'), unpack(arrivals))
-  local alive, gone = {}, {}
-  for key, time in pairs(times) do
-    if time then
-      alive[#alive + 1] = time
-      alive[#alive + 1] = key
-    else
-      gone[#gone + 1] = key
-    end
-  end
-  if #alive > 0 then redis.call('ZADD', at('time'), unpack(alive)) end
-  if #gone > 0 then redis.call('ZREM', at('time'), unpack(gone)) end
-  redis.call('PUBLISH', at('changes'), cjson.encode(changed))
-end
-return out";
-
-const TAKE_AWAY: &str = r"
-local p, sink, counts, before = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
-local keys
-if before == '' then keys = redis.call('ZRANGE', at('keys'), 0, 255)
-else keys = redis.call('ZRANGEBYSCORE', at('arrival'), '-inf', '(' .. before, 'LIMIT', 0, 256) end
-for _, key in ipairs(keys) do
-  local row = at('row', key)
-  local old = redis.call('HMGET', row, 'gone', 'user')
-  if counts == '1' and old[1] == '0' and old[2] and old[2] ~= '' then
-    redis.call('SREM', at('unread', old[2]), key)
-    if tonumber(redis.call('ZINCRBY', at('users'), -1, old[2])) <= 0 then redis.call('ZREM', at('users'), old[2]) end
-  end
-  redis.call('DEL', row)
-  redis.call('ZREM', at('keys'), key)
-  redis.call('ZREM', at('arrival'), key)
-  redis.call('ZREM', at('time'), key)
-end
-return #keys";
-
-const MARK: &str = r"
-redis.call('SADD', KEYS[1] .. ':read:' .. ARGV[1], ARGV[2])
-for i = 3, #ARGV do redis.call('SREM', KEYS[1] .. ':unread:' .. ARGV[i] .. ':' .. ARGV[1], ARGV[2]) end
-return 1";
-
-/// A note, and which run of the server answers: each start of it draws a new id.
-const BEGIN: &str = r"
-return { string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '', redis.call('HGET', KEYS[1] .. ':notes', ARGV[1]) }";
-
-/// Stores a note, unless another run of the server answers than the one that rows were written to, or
-/// the note that was there is gone (and the rows with it: `FLUSHALL`).
-const ADVANCE: &str = r"
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-if ARGV[3] ~= '' and ARGV[3] ~= run then return { 0, run } end
-if ARGV[4] == '1' and redis.call('HEXISTS', KEYS[1] .. ':notes', ARGV[1]) == 0 then return { 0, run } end
-redis.call('HSET', KEYS[1] .. ':notes', ARGV[1], ARGV[2])
-return { 1, run }";
 
 /// What a sink knows of the server that holds its progress.
 #[derive(Clone, Default)]
@@ -174,14 +79,10 @@ fn fault(error: RedisError) -> StoreError {
         _ if error.to_string().contains("NOREPLICAS") => {
             unavailable(NAME, "too few replicas of the server answer (min-replicas-to-write)")
         }
+        _ if error.to_string().contains("WRONGTYPE") => refused(NAME, format!("rows are {OTHER}")),
         _ if error.to_string().contains("READONLY") => refused(NAME, "the server is a read-only replica"),
         _ => unavailable(NAME, error),
     }
-}
-
-/// Versions compare as texts of one length: Lua's numbers hold 53 bits only.
-fn version_text(version: i64) -> String {
-    if version < 0 { version.to_string() } else { format!("{version:020}") }
 }
 
 impl Redis {
@@ -212,9 +113,9 @@ impl Redis {
             prefix: format!("{{{prefix}}}"),
             known: Mutex::default(),
             connection: OnceCell::new(),
-            put: Script::new(PUT),
-            take_away: Script::new(TAKE_AWAY),
-            mark: Script::new(MARK),
+            put: Script::new(scripts::PUT),
+            take_away: Script::new(scripts::TAKE_AWAY),
+            mark: Script::new(scripts::MARK),
         })
     }
 
@@ -246,30 +147,19 @@ impl Redis {
     }
 
     async fn rows(&self, layout: &Layout, keys: &[String]) -> Result<Vec<Stored>, StoreError> {
-        type Fields = (Option<String>, Option<String>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
         let mut connection = self.connection().await?;
         let mut found = Vec::with_capacity(keys.len());
         let row = self.key("row", layout);
         for share in keys.chunks(AT_ONCE) {
-            let mut pipe = redis::pipe();
+            let mut command = redis::cmd("MGET");
             for key in share {
-                pipe.cmd("HMGET").arg(format!("{row}:{key}")).arg(&["base", "gone", "arr", "rev", "vs", "sets", "doc"]);
+                command.arg(format!("{row}:{key}"));
             }
-            let answers: Vec<Fields> = pipe.query_async(&mut connection).await.map_err(fault)?;
-            for (key, (base, gone, arrival, revision, versions, sets, doc)) in share.iter().zip(answers) {
-                let Some(base) = base else { continue };
+            let answers: Vec<Option<String>> = command.query_async(&mut connection).await.map_err(fault)?;
+            for (key, packed) in share.iter().zip(answers) {
+                let Some(packed) = packed else { continue };
                 let damaged = || refused(NAME, format!("a row of sink `{}` cannot be read", layout.sink.name));
-                let object = serde_json::from_str(doc.as_deref().unwrap_or("{}")).map_err(|_| damaged())?;
-                found.push(Stored {
-                    key: key.clone(),
-                    base: base.parse().map_err(|_| damaged())?,
-                    gone: gone.as_deref() != Some("0"),
-                    arrival: arrival.unwrap_or(0),
-                    revision: revision.unwrap_or(0),
-                    versions: versions.filter(|t| !t.is_empty()),
-                    sets: sets.filter(|t| !t.is_empty()),
-                    values: from_object(layout, &object),
-                });
+                found.push(row::unpack(layout, key, &packed).ok_or_else(damaged)?);
             }
         }
         Ok(found)
@@ -281,18 +171,13 @@ impl Redis {
         let mut call = self.put.prepare_invoke();
         call.key(&self.prefix).arg(&layout.sink.name).arg(u8::from(layout.counts));
         for Put { row, guard } in share {
-            let (guard, wanted) = match guard {
-                Guard::Newer => ("n", String::new()),
-                Guard::Absent => ("a", String::new()),
-                Guard::Revision(revision) => ("r", revision.map_or_else(String::new, |r| r.to_string())),
-            };
-            let doc = serde_json::to_string(&to_object(layout, &row.values)).unwrap_or_default();
             let time = if let Some(Value::Integer(time)) = row.values.get(layout.time) { *time } else { i64::MIN };
-            let user = layout.user().map_or("", |at| if let Value::Text(user) = &row.values[at] { user } else { "" });
-            call.arg(guard).arg(wanted).arg(&row.key).arg(version_text(row.base)).arg(u8::from(row.gone));
-            call.arg(row.arrival).arg(row.revision);
-            call.arg(row.versions.as_deref().unwrap_or_default()).arg(row.sets.as_deref().unwrap_or_default());
-            call.arg(doc).arg(time).arg(user);
+            match guard {
+                Guard::Newer => call.arg("n"),
+                Guard::Absent => call.arg("a"),
+                Guard::Revision(revision) => call.arg(revision.map_or_else(String::new, row::revision_text)),
+            };
+            call.arg(&row.key).arg(row::pack(layout, row)?).arg(row.arrival).arg(time);
         }
         call.invoke_async(&mut connection).await.map_err(fault)
     }
@@ -300,7 +185,7 @@ impl Redis {
     /// The run of the server that answers, and the note of a sink's progress there.
     async fn noted(&self, name: &str) -> Result<(String, Option<String>), StoreError> {
         let mut connection = self.connection().await?;
-        let script = Script::new(BEGIN);
+        let script = Script::new(scripts::BEGIN);
         let mut call = script.prepare_invoke();
         call.key(&self.prefix).arg(name).invoke_async(&mut connection).await.map_err(fault)
     }
@@ -333,8 +218,16 @@ impl Backend for Redis {
         Ok(())
     }
 
-    async fn ensure(&self, _layout: &Layout) -> Result<(), StoreError> {
-        Ok(())
+    async fn ensure(&self, layout: &Layout) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let script = Script::new(scripts::FORM);
+        let mut call = script.prepare_invoke();
+        call.key(&self.prefix).arg(&layout.sink.name);
+        let form: Option<String> = call.invoke_async(&mut connection).await.map_err(fault)?;
+        match form {
+            Some(form) if form != row::FORM => Err(refused(NAME, format!("the rows of sink `{}` are {OTHER}", layout.sink.name))),
+            _ => Ok(()),
+        }
     }
 
     async fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -364,7 +257,7 @@ impl Backend for Redis {
     async fn advance(&self, name: &str, text: &str) -> Result<(), StoreError> {
         let mut connection = self.connection().await?;
         let Known { run, there } = self.known.lock().get(name).cloned().unwrap_or_default();
-        let script = Script::new(ADVANCE);
+        let script = Script::new(scripts::ADVANCE);
         let mut call = script.prepare_invoke();
         call.key(&self.prefix).arg(name).arg(text).arg(run).arg(u8::from(there));
         let (stored, run): (u8, String) = call.invoke_async(&mut connection).await.map_err(fault)?;

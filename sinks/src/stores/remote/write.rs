@@ -265,18 +265,8 @@ pub(crate) fn typed(ty: quikflow_topics::FieldType, text: &str) -> Option<Value>
     })
 }
 
-/// A row's values as a JSON object: booleans and times as whole numbers, nulls left out.
-pub(crate) fn to_object(layout: &Layout, values: &[Value]) -> serde_json::Map<String, serde_json::Value> {
-    let json = |value: &Value| match value {
-        Value::Null | Value::Blob(_) => None,
-        Value::Integer(i) => Some((*i).into()),
-        Value::Real(r) => Some((*r).into()),
-        Value::Text(t) => Some(serde_json::Value::String(t.clone())),
-    };
-    layout.columns.iter().zip(values).filter_map(|(column, value)| Some((column.name.clone(), json(value)?))).collect()
-}
-
-/// The layout's columns from such an object; what is not there, or of another type, is null.
+/// The layout's columns from a row as a JSON object, booleans and times as whole numbers; what is not there,
+/// or of another type, is null.
 pub(crate) fn from_object(layout: &Layout, object: &serde_json::Map<String, serde_json::Value>) -> Vec<Value> {
     use quikflow_topics::FieldType as T;
     let value = |ty, json: &serde_json::Value| match ty {
