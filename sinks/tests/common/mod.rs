@@ -19,6 +19,8 @@ use std::time::Duration;
 
 #[path = "../../../tests/support/harness.rs"]
 pub(crate) mod harness;
+pub(crate) mod mongodb;
+pub(crate) mod mysql;
 pub(crate) mod old;
 pub(crate) mod proxy;
 pub(crate) mod redis;
