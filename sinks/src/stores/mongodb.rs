@@ -98,6 +98,10 @@ fn fault(error: Error) -> StoreError {
         ErrorKind::ServerSelection { message, .. } if message.contains("wire version") => {
             refused(NAME, format!("the server is of another version: {}", message.chars().take(300).collect::<String>()))
         }
+        ErrorKind::ServerSelection { message, .. } if message.contains("certificate") => refused(
+            NAME,
+            "TLS: the server's certificate is of no authority that is trusted, or not valid (the URL's tlsCAFile names the authority)",
+        ),
         ErrorKind::ServerSelection { message, .. } if message.contains("ReplicaSetNoPrimary") => no_primary(),
         // What the driver says of all servers it tried is long and says nothing more.
         ErrorKind::ServerSelection { .. } => unreachable(NAME, "no server of the URL answers"),

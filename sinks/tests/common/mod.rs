@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) mod guard;
 #[path = "../../../tests/support/harness.rs"]
 pub(crate) mod harness;
 pub(crate) mod mongodb;

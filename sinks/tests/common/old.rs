@@ -54,7 +54,7 @@ pub(crate) async fn http_server(status: u16, header: &'static str, body: Vec<u8>
 }
 
 /// Whether a request is whole.
-fn ended(asked: &[u8]) -> bool {
+pub(crate) fn ended(asked: &[u8]) -> bool {
     let text = String::from_utf8_lossy(asked).to_ascii_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());

@@ -41,6 +41,9 @@ pub(super) fn fault(error: Error) -> StoreError {
         }
         Error::Configuration(_) => refused(NAME, "the URL cannot be read: write mysql://user:password@host:port/database"),
         Error::Tls(e) => refused(NAME, format!("TLS: {e}")),
+        Error::Io(e) if e.to_string().contains("certificate") => {
+            refused(NAME, format!("TLS: {e} (the URL's ssl-ca names the authority that is trusted)"))
+        }
         Error::Io(e) => unreachable(NAME, e),
         Error::PoolTimedOut => unreachable(NAME, "no connection within five seconds"),
         Error::ColumnDecode { .. } | Error::Decode(_) | Error::ColumnNotFound(_) => {
