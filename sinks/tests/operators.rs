@@ -41,6 +41,7 @@ const LOGINS: [(&str, Guard); 2] = [
 
 crate::tests! {
     each HTTP: async a_login_over_http_goes_with_every_request,
+    each OVER_HTTPS: async a_certificate_that_nobody_vouches_for_is_refused,
     async mongodb_takes_a_login_over_tls,
     async mysql_takes_a_login_over_tls,
     async elasticsearch_takes_an_operators_template,
@@ -48,6 +49,8 @@ crate::tests! {
     async r10_a_table_of_before_expires_row_by_row,
 }
 
+/// Stores over HTTPS, whether or not a server is here, and whether the client is compiled in.
+const OVER_HTTPS: [&str; 2] = ["elasticsearch", "clickhouse"];
 const HTTP: [&str; 2] = ["real:elasticsearch", "real:clickhouse"];
 
 fn open(plan: &Plan, urls: &StoreUrls) -> Result<Stores, StoreError> {
@@ -110,6 +113,47 @@ fn certificates() -> (String, PathBuf) {
     let authority = harness::server("QUIKFLOW_TEST_CA");
     let folder = PathBuf::from(&authority).parent().expect("a folder").to_path_buf();
     (authority, folder)
+}
+
+/// Something that speaks TLS with the certificate of the servers here; ended when it is dropped.
+struct Tls(std::process::Child);
+
+impl Tls {
+    fn start(port: u16) -> Tls {
+        let (_, folder) = certificates();
+        let mut command = std::process::Command::new("openssl");
+        command.args(["s_server", "-www", "-accept", &format!("127.0.0.1:{port}")]).current_dir(folder);
+        let command = command.args(["-cert", "server.pem", "-key", "server.key"]).stdin(std::process::Stdio::null());
+        let spawned = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn();
+        let Ok(mut child) = spawned else { harness::skip("there is no openssl here") };
+        let mut said = std::io::BufReader::new(child.stdout.take().expect("its output"));
+        let mut line = String::new();
+        while !line.contains("ACCEPT") {
+            line.clear();
+            assert!(std::io::BufRead::read_line(&mut said, &mut line).expect("its output") > 0, "openssl ended");
+        }
+        // It must not stop for want of a reader.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Tls(child)
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let ended = self.0.kill().and_then(|()| self.0.wait());
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// It is not waited for, as a server that is away would be.
+async fn a_certificate_that_nobody_vouches_for_is_refused(store: &'static str) {
+    if !(cfg!(feature = "elasticsearch") && cfg!(feature = "clickhouse")) {
+        harness::skip("built without the features `elasticsearch` and `clickhouse`");
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let _server = Tls::start(port);
+    let plan = Plan::new(store, 1);
+    refused(&plan, &urls(store, format!("https://me:s3cret@127.0.0.1:{port}/quikflow")), "TLS: ").await;
 }
 
 #[cfg(feature = "mongodb")]

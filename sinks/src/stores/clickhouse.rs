@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::shape;
 use super::remote::write::typed;
-use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
 use super::rows::Input;
 use crate::store::{ItemOutcome, ScanRequest, StoreError, WriteBatch};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -43,7 +43,10 @@ pub(crate) struct ClickHouse {
 
 fn fault(error: Error) -> StoreError {
     let text = match error {
-        Error::Network(e) => return unreachable(NAME, format!("the server cannot be reached: {e}")),
+        Error::Network(e) => {
+            let away = || unreachable(NAME, format!("the server cannot be reached: {e}"));
+            return distrusted(NAME, e.as_ref()).unwrap_or_else(away);
+        }
         Error::TimedOut => return unreachable(NAME, "the server took too long"),
         Error::BadResponse(text) => text,
         other => return unavailable(NAME, other),

@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{SMALL, from_object, in_shares};
-use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
 use super::search::{fragments, text_column, words};
 use super::text::{Query, plain};
 use crate::store::{Page, ScanRequest, StoreError};
@@ -124,7 +124,7 @@ impl Elastic {
             if e.is_timeout() {
                 unreachable(NAME, "the server took too long")
             } else {
-                unreachable(NAME, "the server cannot be reached")
+                distrusted(NAME, &e).unwrap_or_else(|| unreachable(NAME, "the server cannot be reached"))
             }
         })?;
         let status = response.status_code().as_u16();
