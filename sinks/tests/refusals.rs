@@ -59,6 +59,9 @@ crate::tests! {
     async r12_redis_rows_of_another_form_are_refused,
     async redis_is_waited_for_while_it_is_full_or_alone,
     async elasticsearch_says_what_a_block_means,
+    async mongodb_says_what_a_user_may_not_and_a_secondary_cannot,
+    async mongodb_is_waited_for_while_its_disk_is_full_or_it_is_no_primary,
+    async mysql_is_waited_for_while_its_disk_is_full,
 }
 
 fn urls(store: &str, url: String) -> StoreUrls {
@@ -282,4 +285,139 @@ async fn elasticsearch_says_what_a_block_means() {
         target.write(batch(offset)).await.expect("written");
         assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, offset as i64)]);
     }
+}
+
+/// A user who may only read, one of another database, and a server that is a secondary of a set.
+#[cfg(feature = "mongodb")]
+async fn mongodb_says_what_a_user_may_not_and_a_secondary_cannot() {
+    use ::mongodb::bson::doc;
+    let mut server = common::mongodb::OwnMongo::start(&[]);
+    for (user, role, database) in
+        [("reader", "read", "quikflow"), ("stranger", "readWrite", "elsewhere"), ("writer", "readWrite", "quikflow")]
+    {
+        let roles = vec![doc! { "role": role, "db": database }];
+        server.tell("quikflow", doc! { "createUser": user, "pwd": "s3cret", "roles": roles }).await;
+    }
+    server.start_again(&["--auth"]);
+    let plan = Plan::new("mongodb", 1);
+    for (login, words) in [
+        ("", "the user may not do this"),
+        ("reader:s3cret@", "the user may not do this"),
+        ("stranger:s3cret@", "the user may not do this"),
+        ("writer:nonsense@", "wrong user or password"),
+    ] {
+        refused("mongodb", &open(&plan, &urls("mongodb", server.url(login, ""))).err().expect("a refusal"), words);
+    }
+    let stores = open(&plan, &urls("mongodb", server.url("writer:s3cret@", ""))).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    target.write(plan.batch(&[common::row(0, 1, "k", 60, 1, true)])).await.expect("written");
+    assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 1)]);
+    // Of a secondary, which is read-only, the primary is named.
+    let port = common::old::secondary().await;
+    let error = open(&plan, &urls("mongodb", format!("mongodb://127.0.0.1:{port}/?directConnection=true"))).err();
+    let error = error.expect("a refusal");
+    refused("mongodb", &error, "a secondary, which is read-only; the primary is elsewhere:27017");
+}
+
+#[cfg(not(feature = "mongodb"))]
+async fn mongodb_says_what_a_user_may_not_and_a_secondary_cannot() {
+    harness::skip("built without the feature `mongodb`");
+}
+
+/// What passes is waited for: a full disk, and a set without a primary; at the start too.
+#[cfg(feature = "mongodb")]
+async fn mongodb_is_waited_for_while_its_disk_is_full_or_it_is_no_primary() {
+    use ::mongodb::bson::doc;
+    let mut server = common::mongodb::OwnMongo::start(&["--enable-test-commands"]);
+    let plan = Plan::new("mongodb", 1);
+    let here = urls("mongodb", server.url("", ""));
+    let stores = open(&plan, &here).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let batch = |offset| plan.batch(&[common::row(0, offset, "k", 60, offset as i64, true)]);
+    target.write(batch(1)).await.expect("written");
+    let fail = |mode: &str| {
+        let of = vec!["insert", "update", "createIndexes"];
+        doc! { "configureFailPoint": "failCommand", "mode": mode, "data": { "failCommands": of, "errorCode": 14_031 } }
+    };
+    server.tell("admin", fail("alwaysOn")).await;
+    waited_for(&target.write(batch(2)).await.expect_err("an error"), "disk is full");
+    let second = open(&plan, &here).expect("it starts").store_of(&plan.sink).expect("a store");
+    waited_for(&second.progress("s").await.expect_err("an error"), "disk is full");
+    server.tell("admin", fail("off")).await;
+    target.write(batch(2)).await.expect("written");
+    assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 2)]);
+    second.progress("s").await.expect("its progress");
+    // It steps down, and no other is there: no write is taken, and the start waits.
+    server.tell("admin", doc! { "replSetStepDown": 600, "force": true }).await;
+    let error = target.write(batch(3)).await.expect_err("an error");
+    waited_for(&error, "no primary of the replica set takes writes now");
+    names_the_setting("mongodb", &error);
+    let third = open(&plan, &here).expect("it starts").store_of(&plan.sink).expect("a store");
+    waited_for(&third.progress("s").await.expect_err("an error"), "no primary of the replica set takes writes now");
+    server.start_again(&[]);
+    again(async || target.write(batch(3)).await.map(|_| ())).await;
+    assert_eq!(common::rows_of(&stores.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 3)]);
+}
+
+#[cfg(not(feature = "mongodb"))]
+async fn mongodb_is_waited_for_while_its_disk_is_full_or_it_is_no_primary() {
+    harness::skip("built without the feature `mongodb`");
+}
+
+/// Tries as the runner does, until it succeeds; only what passes may come in between.
+async fn again(call: impl AsyncFn() -> Result<(), StoreError>) {
+    for _ in 0..100 {
+        match call().await {
+            Ok(()) => return,
+            Err(error) => waited_for(&error, ""),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("it does not come back");
+}
+
+/// Rows until the file of all tables is full, then more room: nothing is lost, and none was refused.
+async fn mysql_is_waited_for_while_its_disk_is_full() {
+    let mut server = common::mysql::OwnMysql::start("ibdata1:13M");
+    let plan = Plan::new("mysql", 1);
+    let here = urls("mysql", server.url());
+    let stores = open(&plan, &here).expect("the stores");
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let batch = |number: u64| {
+        let rows: Vec<common::Row> = (0..2_000)
+            .map(|at| common::row(0, number * 2_000 + at, &format!("key{}", number * 2_000 + at), 60, at as i64, true))
+            .collect();
+        plan.batch(&rows)
+    };
+    let mut number = 0;
+    let error = loop {
+        match target.write(batch(number)).await {
+            Ok(_) if number < 200 => number += 1,
+            Ok(_) => panic!("the file takes everything"),
+            Err(error) => break error,
+        }
+    };
+    waited_for(&error, "disk is full");
+    // A process that starts now and makes tables finds no room for one.
+    let other = |at: usize| {
+        let mut sink = (*plan.sink).clone();
+        sink.name = format!("other{at}");
+        let sinks = [(std::sync::Arc::new(sink), plan.topic.clone())];
+        let opened = Stores::open_with(plan.dir(), ManualClock::at(EventTime(0)), &sinks, &here).expect("it starts");
+        (sinks[0].0.name.clone(), opened.store_of(&sinks[0].0).expect("a store"))
+    };
+    let mut found = None;
+    for at in 0..50 {
+        let (name, second) = other(at);
+        if let Err(error) = second.progress(&name).await {
+            waited_for(&error, "disk is full");
+            found = Some((name, second));
+            break;
+        }
+    }
+    let (name, second) = found.expect("one that finds no room");
+    server.start_again("ibdata1:13M:autoextend");
+    again(async || target.write(batch(number)).await.map(|_| ())).await;
+    again(async || second.progress(&name).await.map(|_| ())).await;
+    assert_eq!(common::rows_of(&stores.read_side(), "t").len() as u64, (number + 1) * 2_000);
 }

@@ -2,7 +2,8 @@
 //!
 //! A batch is one insert of RowBinary with a deduplication token made of its bytes, so that a batch
 //! sent twice is stored once; rows written twice otherwise are one row to readers, who read `FINAL`.
-//! A final row wins over open ones (R7): that is part of the version. Notes are in `_quikflow_notes`.
+//! A final row wins over open ones (R7): that is part of the version. Where rows expire, partitions by
+//! arrival are dropped whole. Notes are in `_quikflow_notes`.
 
 use super::analytics;
 use super::cells::{Builder, Cell};
@@ -10,7 +11,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::shape;
 use super::remote::write::typed;
-use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
 use super::rows::Input;
 use crate::store::{ItemOutcome, ScanRequest, StoreError, WriteBatch};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -27,6 +28,12 @@ use xxhash_rust::xxh3::xxh3_128;
 const NAME: &str = "clickhouse";
 /// Rows a batch of a scan holds at most.
 const BATCH: usize = 4_096;
+/// Of a table whose rows expire, a partition holds those that arrived within an eighth of their time to
+/// live, and within an hour at least.
+const PARTITIONS: u128 = 8;
+const SHORTEST: u128 = 3_600_000_000;
+/// How the partition's expression begins; its width in microseconds and a bracket follow.
+const BY_ARRIVAL: &str = "intDiv(_arr, ";
 
 /// A ClickHouse server.
 pub(crate) struct ClickHouse {
@@ -36,7 +43,10 @@ pub(crate) struct ClickHouse {
 
 fn fault(error: Error) -> StoreError {
     let text = match error {
-        Error::Network(e) => return unreachable(NAME, format!("the server cannot be reached: {e}")),
+        Error::Network(e) => {
+            let away = || unreachable(NAME, format!("the server cannot be reached: {e}"));
+            return distrusted(NAME, e.as_ref()).unwrap_or_else(away);
+        }
         Error::TimedOut => return unreachable(NAME, "the server took too long"),
         Error::BadResponse(text) => text,
         other => return unavailable(NAME, other),
@@ -61,6 +71,11 @@ fn fault(error: Error) -> StoreError {
 /// An identifier in SQL. The client takes `?` for a hole, `??` for the sign.
 fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`").replace('?', "??"))
+}
+
+/// How a table is divided whose rows live so many microseconds.
+fn partition_by(ttl: u128) -> String {
+    format!("PARTITION BY {BY_ARRIVAL}{})", (ttl / PARTITIONS).max(SHORTEST))
 }
 
 fn plain_type(ty: FieldType) -> &'static str {
@@ -235,6 +250,16 @@ impl ClickHouse {
         Ok(row.and_then(|row| row.into_iter().next()))
     }
 
+    /// The microseconds of arrival that a partition holds; none: the table is not divided so (it is from
+    /// before, or its sink had no time-to-live when it was made).
+    async fn partition_width(&self, layout: &Layout) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT partition_key FROM system.tables WHERE database = {db:String} AND name = {name:String}";
+        let query = self.client.query(sql).param("db", &self.database).param("name", &layout.sink.name);
+        let Some(Value::Text(key)) = self.first(query, FieldType::String).await? else { return Ok(None) };
+        let width = key.strip_prefix(BY_ARRIVAL).and_then(|rest| rest.strip_suffix(')')?.parse().ok());
+        Ok(width.filter(|width| *width > 0))
+    }
+
     fn nullable(layout: &Layout, column: usize) -> bool {
         !layout.key_columns.contains(&column)
     }
@@ -276,9 +301,10 @@ impl Backend for ClickHouse {
         let columns: Vec<String> = (0..layout.columns.len()).map(column).collect();
         let key: Vec<String> = layout.key_columns.iter().map(|at| quoted(&layout.columns[*at].name)).collect();
         let create = format!(
-            "CREATE TABLE IF NOT EXISTS {table} ({}, _v Int64, _arr Int64) ENGINE = ReplacingMergeTree(_v) ORDER BY ({})
+            "CREATE TABLE IF NOT EXISTS {table} ({}, _v Int64, _arr Int64) ENGINE = ReplacingMergeTree(_v) {} ORDER BY ({})
              SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1",
             columns.join(", "),
+            layout.sink.ttl.map(|ttl| partition_by(ttl.as_micros())).unwrap_or_default(),
             key.join(", ")
         );
         self.run(self.client.query(&create)).await?;
@@ -318,6 +344,18 @@ impl Backend for ClickHouse {
 
     async fn expire(&self, layout: &Layout, before: EventTime) -> Result<(), StoreError> {
         let table = self.table(&layout.sink.name);
+        if let Some(width) = self.partition_width(layout).await? {
+            // Whatever comes into such a partition meanwhile is as old.
+            let edge = before.0.div_euclid(width) * width;
+            let whole = format!("SELECT DISTINCT _partition_id FROM {table} WHERE _arr >= 0 AND _arr < {edge}");
+            let mut rows = Rows::new(self.client.query(&whole), vec![(FieldType::String, false)])?;
+            while let Some(row) = rows.next().await? {
+                let [Value::Text(id)] = row.as_slice() else { continue };
+                if id.bytes().all(|byte| byte.is_ascii_digit()) {
+                    self.run(self.client.query(&format!("ALTER TABLE {table} DROP PARTITION ID '{id}'"))).await?;
+                }
+            }
+        }
         let old = format!("SELECT _arr FROM {table} WHERE _arr < {} LIMIT 1", before.0);
         if self.first(self.client.query(&old), FieldType::Int).await?.is_none() {
             return Ok(());
@@ -348,7 +386,9 @@ impl Backend for ClickHouse {
         let names: Vec<String> = layout.columns.iter().map(|c| quoted(&c.name)).collect();
         let sql = format!("INSERT INTO {} ({}, _v, _arr) FORMAT RowBinary", self.table(&layout.sink.name), names.join(", "));
         let insert = self.client.insert_formatted_with(sql).with_setting("insert_deduplication_token", token);
-        let mut insert = insert.with_setting("async_insert", "0").buffered();
+        let insert = insert.with_setting("async_insert", "0");
+        // What was read after a long time may have arrived in many partitions.
+        let mut insert = insert.with_setting("max_partitions_per_insert_block", "0").buffered();
         insert.write_buffered(&bytes);
         insert.end().await.map_err(fault)?;
         Ok(outcomes)

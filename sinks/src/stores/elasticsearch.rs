@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{SMALL, from_object, in_shares};
-use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
 use super::search::{fragments, text_column};
 use super::text::{Query, plain};
 use super::words::words;
@@ -33,6 +33,10 @@ const NAME: &str = "elasticsearch";
 const AT_ONCE: (usize, usize) = (4_096, 8 << 20);
 /// Longer texts are not indexed as a whole: the index takes 32,766 bytes.
 const LONGEST: usize = 8_191;
+
+/// Of the index templates made here; an operator's of a higher one is taken.
+const PRIORITY: u32 = 500;
+const MAY_NOT: &str = "the user may not do this";
 
 /// An Elasticsearch cluster.
 pub(crate) struct Elastic {
@@ -121,7 +125,7 @@ impl Elastic {
             if e.is_timeout() {
                 unreachable(NAME, "the server took too long")
             } else {
-                unreachable(NAME, "the server cannot be reached")
+                distrusted(NAME, &e).unwrap_or_else(|| unreachable(NAME, "the server cannot be reached"))
             }
         })?;
         let status = response.status_code().as_u16();
@@ -130,7 +134,7 @@ impl Elastic {
         let answer: Json = serde_json::from_str(&text).unwrap_or(Json::Null);
         match status {
             401 => Err(refused(NAME, "wrong user or password")),
-            403 => Err(refused(NAME, format!("the user may not do this, or the index is read-only: {}", reason(&answer)))),
+            403 => Err(refused(NAME, format!("{MAY_NOT}, or the index is read-only: {}", reason(&answer)))),
             413 => Err(StoreError::BadRequest("the request is longer than Elasticsearch takes (http.max_content_length)".into())),
             429 | 500.. => {
                 let message = format!("status {status}: {}", reason(&answer));
@@ -202,17 +206,27 @@ impl Elastic {
         })
     }
 
-    /// Tells the server the form of indexes that an operator makes to take the place of a sink's. Who may
-    /// manage no templates does without.
+    /// Tells the server the form of a sink's index, and of those that an operator makes to take its place: a
+    /// component, and a template of it and nothing else. Replicas and shards are the operator's, by a template of
+    /// higher priority that is composed of the component too. Who may manage no templates does without.
     async fn template(&self, layout: &Layout) -> Result<(), StoreError> {
         let alias = self.alias(layout);
-        let body = json!({ "index_patterns": [format!("{alias}-0*")], "priority": 500, "template": Elastic::form(layout) });
-        let answer = self.ask(Method::Put, &format!("/_index_template/{alias}"), &body).await?;
-        if answer.0 == 403 {
-            tracing::warn!(store = NAME, sink = layout.sink.name, "the user may manage no index templates: none was made");
-            return Ok(());
+        let index = json!({ "index_patterns": [format!("{alias}-0*")], "priority": PRIORITY, "composed_of": [alias] });
+        for (kind, body) in [("component", json!({ "template": Elastic::form(layout) })), ("index", index)] {
+            let path = format!("/_{kind}_template/{alias}");
+            let (status, answer) = match self.ask(Method::Put, &path, &body).await {
+                Err(StoreError::Refused { message, .. }) if message.contains(MAY_NOT) => (403, Json::Null),
+                answer => answer?,
+            };
+            // An operator's own of the same priority stands for the same indexes.
+            let theirs = status == 400 && reason(&answer).contains("that have the same priority");
+            if theirs || status == 403 {
+                tracing::warn!(store = NAME, sink = layout.sink.name, status, "no {kind} template was made: {}", reason(&answer));
+                return Ok(());
+            }
+            self.good((status, answer))?;
         }
-        self.good(answer).map(|_| ())
+        Ok(())
     }
 
     async fn create(&self, layout: &Layout) -> Result<(), StoreError> {

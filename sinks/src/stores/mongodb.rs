@@ -8,7 +8,9 @@
 use super::layout::Layout;
 use super::remote::read::ByPage;
 use super::remote::write::in_shares;
-use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use super::remote::{
+    Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, setting, unavailable, unreachable,
+};
 use crate::store::{ScanRequest, StoreError};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
@@ -28,7 +30,12 @@ const AT_ONCE: (usize, usize) = (1_000, 8 << 20);
 /// The oldest wire version that the driver speaks: MongoDB 4.4.
 const OLDEST: i32 = 9;
 /// Codes of errors that pass: elections, shutdowns, conflicts, timeouts.
-const PASSING: [i32; 17] = [6, 7, 24, 50, 64, 89, 91, 112, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_388, 13_435, 13_436];
+const PASSING: [i32; 18] =
+    [6, 7, 24, 50, 64, 89, 91, 112, 189, 262, 9_001, 10_058, 10_107, 11_600, 11_602, 13_388, 13_435, 13_436];
+/// Those of a server that is no primary, or no longer.
+const NO_PRIMARY: [i32; 3] = [10_058, 10_107, 13_435];
+/// A key that is there already.
+const DUPLICATE: i32 = 11_000;
 
 /// A MongoDB deployment.
 pub(crate) struct Mongo {
@@ -38,12 +45,44 @@ pub(crate) struct Mongo {
 
 fn code_of(code: i32, message: &str) -> StoreError {
     match code {
+        _ if full(code, message) => unavailable(NAME, "the server's disk is full"),
+        13 => no_right(),
+        // Atlas says by words what other servers say by codes.
+        8_000 if message.contains("not allowed") => no_right(),
         18 | 8_000 => refused(NAME, "wrong user or password"),
-        13 => refused(NAME, "the user may not do this in the database that the URL names"),
-        // The server's disk.
-        14_031 => unavailable(NAME, "the server's disk is full"),
+        371 => refused(NAME, "the server is read-only: writes are blocked (setUserWriteBlockMode)"),
+        code if NO_PRIMARY.contains(&code) => no_primary(),
         code if PASSING.contains(&code) => unavailable(NAME, message),
         code => refused(NAME, format!("error {code}: {message}")),
+    }
+}
+
+/// Whether the server says that its disk is full, or that the space which the user rents is.
+fn full(code: i32, message: &str) -> bool {
+    code == 14_031
+        || (code == 371 && message.contains("Disk"))
+        || (code == 8_000 && message.contains("space quota"))
+        || message.contains("No space left on device")
+}
+
+fn no_right() -> StoreError {
+    refused(NAME, "the user may not do this in the database that the URL names")
+}
+
+fn no_primary() -> StoreError {
+    let setting = setting(NAME);
+    let hint = format!("look at {setting} if it stays so: its host may be a secondary, which is read-only");
+    unavailable(NAME, format!("no primary of the replica set takes writes now; {hint}"))
+}
+
+/// What becomes of a row that a write was refused for; an error where it is not the row's fault.
+fn outcome_of(code: i32, message: String) -> Result<PutOutcome, StoreError> {
+    match code {
+        DUPLICATE => Ok(PutOutcome::Lost),
+        13 | 371 | 8_000 => Err(code_of(code, &message)),
+        _ if full(code, &message) => Err(code_of(code, &message)),
+        code if PASSING.contains(&code) => Ok(PutOutcome::Busy),
+        code => Ok(PutOutcome::Rejected { code: format!("mongodb_{code}"), message }),
     }
 }
 
@@ -59,6 +98,11 @@ fn fault(error: Error) -> StoreError {
         ErrorKind::ServerSelection { message, .. } if message.contains("wire version") => {
             refused(NAME, format!("the server is of another version: {}", message.chars().take(300).collect::<String>()))
         }
+        ErrorKind::ServerSelection { message, .. } if message.contains("certificate") => refused(
+            NAME,
+            "TLS: the server's certificate is of no authority that is trusted, or not valid (the URL's tlsCAFile names the authority)",
+        ),
+        ErrorKind::ServerSelection { message, .. } if message.contains("ReplicaSetNoPrimary") => no_primary(),
         // What the driver says of all servers it tried is long and says nothing more.
         ErrorKind::ServerSelection { .. } => unreachable(NAME, "no server of the URL answers"),
         ErrorKind::DnsResolve { .. } => unreachable(NAME, "the URL's host is not known"),
@@ -213,6 +257,13 @@ impl Backend for Mongo {
         if hello.get_bool("readOnly").unwrap_or(false) {
             return Err(refused(NAME, "the server is read-only"));
         }
+        if hello.get_bool("secondary").unwrap_or(false) {
+            // The set has a primary elsewhere; without one, an election is under way.
+            return Err(match hello.get_str("primary") {
+                Ok(primary) => refused(NAME, format!("the server is a secondary, which is read-only; the primary is {primary}")),
+                Err(_) => no_primary(),
+            });
+        }
         Ok(())
     }
 
@@ -247,7 +298,7 @@ impl Backend for Mongo {
         let update = doc! { "q": { "_id": name }, "u": { "$set": { "text": text } }, "upsert": true };
         let answer = self.write_command(doc! { "update": NOTES, "updates": [update] }).await?;
         match errors(&answer).next() {
-            Some((_, 11_000, message)) => Err(unavailable(NAME, message)),
+            Some((_, DUPLICATE, message)) => Err(unavailable(NAME, message)),
             Some((_, code, message)) => Err(code_of(code, &message)),
             None => Ok(()),
         }
@@ -292,12 +343,7 @@ impl Backend for Mongo {
                     continue;
                 }
                 for (at, code, message) in errors(&self.write_command(command).await?) {
-                    let outcome = match code {
-                        11_000 => PutOutcome::Lost,
-                        13 | 14_031 => return Err(code_of(code, &message)),
-                        code if PASSING.contains(&code) => PutOutcome::Busy,
-                        code => PutOutcome::Rejected { code: format!("mongodb_{code}"), message },
-                    };
+                    let outcome = outcome_of(code, message)?;
                     if let Some(slot) = places.get(at).and_then(|place| slots.get_mut(*place)) {
                         *slot = outcome;
                     }
@@ -341,5 +387,37 @@ impl Backend for Mongo {
         request: ScanRequest,
     ) -> Result<Box<dyn Batches>, StoreError> {
         Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a row's refusal, what concerns the whole store is no fault of the row: it would become a dead letter.
+    #[test]
+    fn a_refusal_of_the_whole_store_is_not_the_rows() {
+        let waits = [
+            (14_031, "x"),
+            (371, "User writes blocked (DiskUseThresholdExceeded)"),
+            (8_000, "you are over your space quota, using 512 MB of 512 MB"),
+            (8, "28: No space left on device"),
+        ];
+        for (code, message) in waits {
+            let error = outcome_of(code, message.into()).unwrap_err();
+            assert!(matches!(&error, StoreError::Unavailable { message, .. } if message.contains("disk is full")), "{error}");
+        }
+        for (code, message, words) in [
+            (13, "not authorized on q to execute command", "the user may not do this"),
+            (8_000, "user is not allowed to do action [insert] on [q.s]", "the user may not do this"),
+            (8_000, "bad auth : Authentication failed.", "wrong user or password"),
+            (371, "User writes blocked", "read-only"),
+        ] {
+            let error = outcome_of(code, message.into()).unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains("QUIKFLOW_MONGODB_URL"), "{error}");
+        }
+        assert_eq!(outcome_of(DUPLICATE, String::new()).unwrap(), PutOutcome::Lost);
+        assert_eq!(outcome_of(10_107, String::new()).unwrap(), PutOutcome::Busy);
+        assert!(matches!(outcome_of(121, "schema".into()).unwrap(), PutOutcome::Rejected { code, .. } if code == "mongodb_121"));
     }
 }

@@ -17,8 +17,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) mod guard;
 #[path = "../../../tests/support/harness.rs"]
 pub(crate) mod harness;
+pub(crate) mod mongodb;
+pub(crate) mod mysql;
 pub(crate) mod old;
 pub(crate) mod proxy;
 pub(crate) mod redis;

@@ -19,7 +19,7 @@ pub(crate) async fn server(store: &'static str) -> u16 {
             tokio::spawn(async move {
                 // The client may leave whenever it has heard enough.
                 match store {
-                    "mongodb" => mongodb(stream).await,
+                    "mongodb" => mongodb(stream, hello(8, false)).await,
                     "redis" => redis(stream).await,
                     _ => mysql(stream).await,
                 }
@@ -54,7 +54,7 @@ pub(crate) async fn http_server(status: u16, header: &'static str, body: Vec<u8>
 }
 
 /// Whether a request is whole.
-fn ended(asked: &[u8]) -> bool {
+pub(crate) fn ended(asked: &[u8]) -> bool {
     let text = String::from_utf8_lossy(asked).to_ascii_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
@@ -80,8 +80,21 @@ async fn redis(mut stream: TcpStream) -> Option<()> {
     }
 }
 
-/// A BSON document of what a server of version 4.2 says of itself.
-fn hello() -> Vec<u8> {
+/// Starts a MongoDB server that says of itself that it is a secondary; its port.
+pub(crate) async fn secondary() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(mongodb(stream, hello(21, true)));
+        }
+    });
+    port
+}
+
+/// A BSON document of what a server says of itself: its wire version (8 is MongoDB 4.2), and whether it
+/// is a set's secondary.
+fn hello(version: i32, secondary: bool) -> Vec<u8> {
     let mut fields = Vec::new();
     let mut field = |kind: u8, name: &str, value: &[u8]| {
         fields.push(kind);
@@ -89,19 +102,26 @@ fn hello() -> Vec<u8> {
         fields.push(0);
         fields.extend_from_slice(value);
     };
-    field(8, "ismaster", &[1]);
+    let text = |text: &str| [&(text.len() as i32 + 1).to_le_bytes(), text.as_bytes(), &[0]].concat();
+    field(8, "ismaster", &[u8::from(!secondary)]);
     field(8, "helloOk", &[1]);
+    if secondary {
+        field(8, "isWritablePrimary", &[0]);
+        field(8, "secondary", &[1]);
+        field(2, "setName", &text("set"));
+        field(2, "primary", &text("elsewhere:27017"));
+    }
     field(16, "maxBsonObjectSize", &16_777_216_i32.to_le_bytes());
     field(16, "maxMessageSizeBytes", &48_000_000_i32.to_le_bytes());
     field(16, "maxWriteBatchSize", &100_000_i32.to_le_bytes());
     field(16, "minWireVersion", &0_i32.to_le_bytes());
-    field(16, "maxWireVersion", &8_i32.to_le_bytes());
+    field(16, "maxWireVersion", &version.to_le_bytes());
     field(1, "ok", &1_f64.to_le_bytes());
     let length = i32::try_from(fields.len() + 5).expect("short");
     [&length.to_le_bytes(), fields.as_slice(), &[0]].concat()
 }
 
-async fn mongodb(mut stream: TcpStream) -> Option<()> {
+async fn mongodb(mut stream: TcpStream, hello: Vec<u8>) -> Option<()> {
     loop {
         let mut head = [0; 16];
         stream.read_exact(&mut head).await.ok()?;
@@ -113,10 +133,9 @@ async fn mongodb(mut stream: TcpStream) -> Option<()> {
             2_004 => (1, [0_i32, 0, 0, 0, 1].iter().flat_map(|n| n.to_le_bytes()).collect()),
             _ => (2_013, vec![0; 5]),
         };
-        let hello = hello();
         let length = i32::try_from(16 + before.len() + hello.len()).ok()?;
         let head: Vec<u8> = [length, 1, number(4), kind].iter().flat_map(|n| n.to_le_bytes()).collect();
-        stream.write_all(&[head, before, hello].concat()).await.ok()?;
+        stream.write_all(&[&head, &before, &hello].map(Vec::as_slice).concat()).await.ok()?;
     }
 }
 

@@ -16,4 +16,9 @@ pymongo.MongoClient("127.0.0.1", int(sys.argv[1]), directConnection=True, server
 ' "$port"
 }
 
-env_mongodb() { echo "export QUIKFLOW_TEST_MONGODB='mongodb://127.0.0.1:$(port_of mongodb)/?directConnection=true'"; }
+env_mongodb() {
+  echo "export QUIKFLOW_TEST_MONGODB='mongodb://127.0.0.1:$(port_of mongodb)/?directConnection=true'"
+  # With it tests start servers of their own: with users, with TLS, and told to fail.
+  echo "export QUIKFLOW_TEST_MONGODB_PROGRAM=$(python_env mongodb "$HERE/mongodb/packages.txt")/bin/secantusd-py"
+  if certificate; then echo "export QUIKFLOW_TEST_CA=$DIR/tls/ca.pem"; fi
+}

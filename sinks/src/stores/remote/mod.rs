@@ -258,6 +258,15 @@ pub(crate) fn unreachable(store: &'static str, what: impl std::fmt::Display) -> 
     unavailable(store, format!("{what}; it will be tried again, look at {} if it never answers", setting(store)))
 }
 
+/// A refusal where an error, or what caused it, is about the server's certificate.
+#[cfg(any(feature = "elasticsearch", feature = "clickhouse"))]
+pub(crate) fn distrusted(store: &'static str, error: &(dyn std::error::Error + 'static)) -> Option<StoreError> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let words = causes.find_map(|cause| Some(cause.to_string()).filter(|text| text.contains("certificate")))?;
+    let words: String = words.chars().take(300).collect();
+    Some(refused(store, format!("TLS: {words} (certificates of public authorities are trusted)")))
+}
+
 /// Trying again may help.
 pub(crate) fn unavailable(store: &'static str, what: impl std::fmt::Display) -> StoreError {
     StoreError::Unavailable { store, message: what.to_string(), retry_after: None }
