@@ -1,7 +1,7 @@
 //! The words of texts as the embedded index cuts them (FTS5, unicode61), for a store that has an index of its own.
 //!
 //! What stands between ASCII separators is cut by itself, so a piece of ASCII letters and digits is a word as it
-//! is, in lower case. Only other pieces are given to FTS5, each once a batch.
+//! is, in lower case. Only other pieces are given to FTS5, each once a call.
 
 use super::search::TOKENIZE;
 use super::text::plain;
