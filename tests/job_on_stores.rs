@@ -24,6 +24,7 @@ use support::services::service;
 use support::{Server, Start, both, free_ports};
 
 crate::tests! {
+    in turn:
     each BROKERS: async the_main_job_is_exact_on_real_stores,
     each SHARING: async r13_r19_processes_share_the_sinks_and_come_and_go,
     each BROKERS: async r13_r17_kills_of_every_process_and_frozen_stores_change_nothing,
