@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 29] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 30] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
@@ -34,6 +34,11 @@ pub(crate) const KNOWN: [(&str, bool, &str); 29] = [
         "local_sinks",
         false,
         "off: of several `run sinks`, one that leaves embedded stores (audit log, outbox) to another; on by default",
+    ),
+    (
+        "embedded_stores_url",
+        false,
+        "the query address of the process that has the embedded stores (audit log, outbox): a `run query` elsewhere reads them from it",
     ),
     ("smtp_url", true, "e-mail; the local outbox when not set"),
     ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
@@ -211,6 +216,7 @@ impl Settings {
             redis: url("redis_url"),
             mysql: url("mysql_url"),
             mysql_replica: url("mysql_replica_url"),
+            embedded: None,
             longest_call,
         })
     }

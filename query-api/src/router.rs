@@ -38,6 +38,7 @@ pub fn router(state: QueryState) -> Router {
         .route("/v1/lag", get(operate::process::lag))
         .route("/v1/topologies", get(operate::process::topologies))
         .route("/v1/topologies/{name}/reset", post(operate::process::reset))
+        .route(quikflow_sinks::ask::PATH, post(operate::stores::read))
         .route("/v1/topics", get(operate::topics::list))
         .route("/v1/topics/{topic}", get(operate::topics::describe))
         .route("/v1/topics/{topic}/records", get(operate::topics::records))

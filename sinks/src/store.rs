@@ -243,6 +243,10 @@ pub trait StoreSet: Send + Sync {
     /// # Errors
     /// `Refused` when no store of that name is there; the message says which are.
     fn store_of(&self, sink: &SinkSpec) -> Result<Arc<dyn Store>, StoreError>;
+    /// Whether another process has the store of a sink, which is only read here.
+    fn is_elsewhere(&self, _sink: &SinkSpec) -> bool {
+        false
+    }
     /// All stores, for housekeeping.
     fn all(&self) -> Vec<Arc<dyn Store>>;
 }
@@ -258,4 +262,6 @@ pub struct ReadSide {
     pub search: Arc<dyn Search>,
     /// Notifications and badges.
     pub inbox: Arc<dyn NotificationInbox>,
+    /// Whether the embedded stores are another process's, which is asked for what is in them.
+    pub elsewhere: bool,
 }

@@ -1,10 +1,12 @@
 //! `quikflow run`: all parts in one process, or the ones named.
 
+use crate::client::checked_base;
 use crate::exit::{Ended, Failure, Outcome};
 use crate::out;
 use crate::process::{self, Process, Setup};
 use crate::settings::Settings;
 use quikflow_gateway::Auth;
+use quikflow_sinks::stores::Elsewhere;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -91,8 +93,11 @@ impl Wanted {
             return Err(Failure::usage("`local_sinks` is off and the broker is embedded: no other process can have those sinks"));
         }
         let all = [Part::Ingest, Part::Pipelines, Part::Sinks, Part::Query];
+        let parts = if self.parts.is_empty() { all.to_vec() } else { self.parts };
+        let mut stores = settings.store_urls()?;
+        stores.embedded = embedded_elsewhere(settings, &parts, local_sinks)?;
         Ok(Setup {
-            parts: if self.parts.is_empty() { all.to_vec() } else { self.parts },
+            parts,
             topologies: path(self.topologies, "topologies", "topologies.toml"),
             data: path(self.data, "data", "quikflow-data"),
             broker,
@@ -101,10 +106,24 @@ impl Wanted {
             health,
             workers,
             auth,
-            stores: settings.store_urls()?,
+            stores,
             local_sinks,
         })
     }
+}
+
+/// The process that has the embedded stores, where it is another one and this one is asked for what is in them.
+fn embedded_elsewhere(settings: &Settings, parts: &[Part], local_sinks: bool) -> Result<Option<Elsewhere>, Failure> {
+    let Some(url) = settings.get("embedded_stores_url") else { return Ok(None) };
+    if parts.contains(&Part::Sinks) && local_sinks {
+        return Err(Failure::usage(
+            "`embedded_stores_url` names another process, and this one runs the sinks of the embedded stores itself: \
+             unset it, or set QUIKFLOW_LOCAL_SINKS=off",
+        ));
+    }
+    let url = checked_base(url).map_err(|error| Failure::usage(format!("QUIKFLOW_EMBEDDED_STORES_URL: {error}")))?;
+    let token = settings.get("token").map(str::to_owned);
+    Ok(parts.contains(&Part::Query).then_some(Elsewhere { url, token }))
 }
 
 /// An address to listen on.

@@ -265,6 +265,17 @@ pub const PATHS: &[Endpoint] = &[
         ..NONE
     },
     Endpoint {
+        method: "post",
+        path: "/v1/stores",
+        tag: "process",
+        summary: "A read of this process's embedded stores, for other processes of the system",
+        doc: "What a process whose `QUIKFLOW_EMBEDDED_STORES_URL` names this one asks: `tables`, `scan` (answered as an Arrow stream), \
+              `get`, `list`, `search`, `badge`, `mark_read`. 421 where this process reads them elsewhere itself.",
+        body: Some(r#"{"badge":{"user":"u1"}}"#),
+        answer: "3",
+        ..NONE
+    },
+    Endpoint {
         path: "/v1/lag",
         tag: "process",
         summary: "Lag of every topology and sink",

@@ -1,8 +1,10 @@
-//! What operators ask of a running process: dead letters, lag, topologies, topics, health.
+//! What operators ask of a running process: dead letters, lag, topologies, topics, health; and what other
+//! processes ask of its embedded stores.
 
 pub mod dlq;
 pub mod health;
 pub mod process;
+pub mod stores;
 pub mod topics;
 
 use crate::problem::Problem;

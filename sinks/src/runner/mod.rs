@@ -230,6 +230,9 @@ impl SinkRunner {
             if setup.sink.filter.is_some() && setup.filter.is_none() {
                 return Err(RunnerError::FilterMissing(setup.sink.name.clone()));
             }
+            if stores.is_elsewhere(&setup.sink) {
+                continue;
+            }
             let store = stores.store_of(&setup.sink)?;
             if !options.local && !store.is_shared() {
                 continue;

@@ -16,6 +16,7 @@
 //! * [`analytics`]: columnar parts
 //! * [`outbox`], [`badges`]: notifications
 //! * [`file`]: the SQLite file; [`twin`]: a store; [`reads`]: the read sides, by table
+//! * [`elsewhere`]: embedded stores that another process has
 //! * [`remote`]: what real stores have in common; `redis`, `mongodb`, …: each of them, behind the
 //!   feature of its name
 
@@ -26,6 +27,7 @@ mod cells;
 mod clickhouse;
 #[cfg(feature = "elasticsearch")]
 mod elasticsearch;
+mod elsewhere;
 mod file;
 mod layout;
 mod merge;
@@ -55,6 +57,8 @@ mod words;
 use crate::store::{ReadSide, Store, StoreError, StoreSet};
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
+pub use elsewhere::Elsewhere;
+use elsewhere::Owner;
 use reads::Reads;
 use remote::Backend;
 use remote::client::{LONGEST, Pool, Remote, Shared};
@@ -82,6 +86,8 @@ pub struct StoreUrls {
     pub mysql: Option<String>,
     /// The same, of a replica that answers reads.
     pub mysql_replica: Option<String>,
+    /// The process that has the embedded stores, where it is another one.
+    pub embedded: Option<Elsewhere>,
     /// How long a call of a real store may take before it is given up and made again; a minute.
     pub longest_call: Option<Duration>,
 }
@@ -96,6 +102,12 @@ impl StoreUrls {
             "mysql" => self.mysql.as_deref(),
             _ => None,
         }
+    }
+}
+
+impl StoreUrls {
+    fn longest(&self) -> Duration {
+        self.longest_call.unwrap_or(LONGEST)
     }
 }
 
@@ -140,19 +152,17 @@ impl Stores {
         let mut twins: BTreeMap<&'static str, Twin> = BTreeMap::new();
         let mut reals: BTreeMap<String, Arc<Remote>> = BTreeMap::new();
         let mut pool: Option<Arc<Pool>> = None;
+        let mut owner: Option<Arc<Owner>> = None;
         let mut reads = Reads::default();
         let cache = cache(urls)?;
         for (sink, topic) in sinks {
             let (name, form) = known(sink)?;
             if urls.of(&sink.store).is_some() {
-                let pool = match &pool {
-                    Some(pool) => pool.clone(),
-                    None => pool.insert(Pool::start()?).clone(),
-                };
+                let pool = Pool::of(&mut pool)?;
                 let store = match reals.get(&sink.store) {
                     Some(store) => store.clone(),
                     None => {
-                        let longest = urls.longest_call.unwrap_or(LONGEST);
+                        let longest = urls.longest();
                         let cache = cache.clone().filter(|_| sink.store != "redis");
                         let store = Remote::new(backend(&sink.store, urls)?, cache, pool, longest, clock.clone());
                         reals.insert(sink.store.clone(), store.clone());
@@ -161,6 +171,15 @@ impl Stores {
                 };
                 store.add(sink, topic)?;
                 reads.add_real(&store, form, sink)?;
+                continue;
+            }
+            if let Some(elsewhere) = &urls.embedded {
+                let owner = match &owner {
+                    Some(owner) => owner,
+                    None => owner.insert(Owner::new(elsewhere, Pool::of(&mut pool)?, urls.longest())?),
+                };
+                owner.add(sink, topic)?;
+                reads.add_elsewhere(owner, form, sink)?;
                 continue;
             }
             let twin = match twins.get(name) {
@@ -174,6 +193,7 @@ impl Stores {
             twin.add(sink, topic)?;
             reads.add(&twin, sink)?;
         }
+        owner.map_or(Ok(()), |owner| owner.look())?;
         Ok(Stores { twins, reals, reads: Arc::new(reads) })
     }
 
@@ -184,6 +204,7 @@ impl Stores {
             documents: self.reads.clone(),
             search: self.reads.clone(),
             inbox: self.reads.clone(),
+            elsewhere: self.reads.elsewhere(),
         }
     }
 }
@@ -239,6 +260,10 @@ impl StoreSet for Stores {
         }
         let missing = || StoreError::BadRequest(format!("sink `{}` was not among those the stores were opened with", sink.name));
         Ok(Arc::new(self.twins.get(name).ok_or_else(missing)?.clone()))
+    }
+
+    fn is_elsewhere(&self, sink: &SinkSpec) -> bool {
+        !self.reals.contains_key(&sink.store) && self.reads.elsewhere()
     }
 
     fn all(&self) -> Vec<Arc<dyn Store>> {

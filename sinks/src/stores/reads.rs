@@ -3,13 +3,16 @@
 //! Several sinks may share a table (two topics of notifications, four of alerts): each keeps its own
 //! rows and offsets, and readers see them together. A table is in an embedded store or in a real one.
 
+use super::elsewhere::{self, Owner};
 use super::layout::Layout;
 use super::read::{cursor_place, cursor_text};
 use super::remote::client::Remote;
 use super::remote::read as remote;
 use super::twin::{Form, Inner, Twin, blocking};
 use super::{analytics, badges, read, search, union};
+use crate::ask::Ask;
 use crate::store::{Documents, NotificationInbox, Page, Scan, ScanRequest, Search, StoreError, TableInfo, Tables};
+use arrow::datatypes::SchemaRef;
 use quikflow_topics::catalogue::SinkSpec;
 use quikflow_topics::ids::EventTime;
 use std::collections::BTreeMap;
@@ -21,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 enum Side {
     Twin(Arc<Inner>),
     Real(Arc<Remote>),
+    Elsewhere(Arc<Owner>),
 }
 
 impl Side {
@@ -28,6 +32,7 @@ impl Side {
         match self {
             Side::Twin(inner) => inner.layout(sink),
             Side::Real(remote) => remote.layout(sink),
+            Side::Elsewhere(owner) => owner.layout(sink),
         }
     }
 
@@ -35,6 +40,7 @@ impl Side {
         match (self, other) {
             (Side::Twin(one), Side::Twin(other)) => Arc::ptr_eq(one, other),
             (Side::Real(one), Side::Real(other)) => Arc::ptr_eq(one, other),
+            (Side::Elsewhere(one), Side::Elsewhere(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -75,6 +81,7 @@ impl Table {
                     })
                     .await
             }
+            Side::Elsewhere(_) => Err(asked_whole()),
         }
     }
 
@@ -103,8 +110,14 @@ impl Table {
                     })
                     .await
             }
+            Side::Elsewhere(_) => Err(asked_whole()),
         }
     }
+}
+
+/// Marks and counts belong together: whoever has the inbox is asked for both.
+fn asked_whole() -> StoreError {
+    StoreError::BadRequest("counts of another process are asked for by user".into())
 }
 
 /// All tables.
@@ -128,6 +141,22 @@ impl Reads {
     /// Adds a sink's table in a real store.
     pub(crate) fn add_real(&mut self, store: &Arc<Remote>, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
         self.add_to(Side::Real(store.clone()), form, sink)
+    }
+
+    /// Adds a sink's table in an embedded store of another process.
+    pub(crate) fn add_elsewhere(&mut self, owner: &Arc<Owner>, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
+        self.add_to(Side::Elsewhere(owner.clone()), form, sink)
+    }
+
+    /// Whether embedded stores are another process's.
+    pub(crate) fn elsewhere(&self) -> bool {
+        self.tables.values().any(|table| matches!(table.side, Side::Elsewhere(_)))
+    }
+
+    /// The process that has the inbox or its counts, where it is another one.
+    fn owner_of_inbox(&self) -> Option<Arc<Owner>> {
+        let sides = [&self.inbox, &self.counts].into_iter().flatten().filter_map(|name| self.tables.get(name));
+        sides.into_iter().find_map(|table| if let Side::Elsewhere(owner) = &table.side { Some(owner.clone()) } else { None })
     }
 
     fn add_to(&mut self, side: Side, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
@@ -193,9 +222,21 @@ impl Reads {
         };
         match &table.side {
             Side::Twin(inner) => Ok((inner.clone(), table)),
-            Side::Real(_) => Err(StoreError::BadRequest("the inbox is not in an embedded store".into())),
+            Side::Real(_) | Side::Elsewhere(_) => Err(StoreError::BadRequest("the inbox is not in an embedded store".into())),
         }
     }
+}
+
+/// The columns that readers of a table see.
+fn table_schema(layouts: &[Arc<Layout>]) -> SchemaRef {
+    if layouts.iter().any(|layout| layout.counts) { badges::schema() } else { union::schema(layouts) }
+}
+
+/// Those of them that a scan asks for.
+fn projected(schema: &SchemaRef, request: &ScanRequest) -> Result<SchemaRef, StoreError> {
+    let Some(columns) = &request.columns else { return Ok(schema.clone()) };
+    let at: Result<Vec<usize>, _> = columns.iter().map(|column| schema.index_of(column)).collect();
+    at.and_then(|at| schema.project(&at)).map(Arc::new).map_err(|error| StoreError::BadRequest(error.to_string()))
 }
 
 impl Tables for Reads {
@@ -203,12 +244,13 @@ impl Tables for Reads {
         let info = |(name, table): (&String, &Table)| {
             let layouts = table.layouts().ok()?;
             let layout = layouts.first()?;
+            let schema = table_schema(&layouts);
             let key = |at: &usize| (*at < layout.visible).then(|| layout.columns[*at].name.clone());
             let sink = &layout.sink;
             Some(TableInfo {
                 name: name.clone(),
                 doc: sink.doc.clone(),
-                schema: if layout.counts { badges::schema() } else { union::schema(&layouts) },
+                schema,
                 key: if layout.counts { vec!["user".into()] } else { layout.key_columns.iter().filter_map(key).collect() },
                 time_column: (!layout.counts).then(|| layout.columns[layout.time].name.clone()),
                 final_column: layout.final_column.clone(),
@@ -220,19 +262,24 @@ impl Tables for Reads {
         self.tables.iter().filter_map(info).collect()
     }
 
-    fn scan(&self, table: &str, request: &ScanRequest) -> Result<Scan, StoreError> {
-        let table = self.table(table)?;
+    fn scan(&self, name: &str, request: &ScanRequest) -> Result<Scan, StoreError> {
+        let table = self.table(name)?;
         let layouts = table.layouts()?;
+        if let Side::Elsewhere(owner) = &table.side {
+            return owner.scan(name, request, projected(&table_schema(&layouts), request)?);
+        }
         if layouts.iter().any(|l| l.counts) {
             return match &table.side {
                 Side::Twin(inner) => badges::scan(&inner.file, &layouts, request),
                 Side::Real(store) => remote::counts(store, layouts, request),
+                Side::Elsewhere(_) => Err(asked_whole()),
             };
         }
         let one = |layout: &Arc<Layout>, request: &ScanRequest| match &table.side {
             Side::Twin(inner) if inner.form == Form::Analytics => analytics::scan(&inner.file, layout, request),
             Side::Twin(inner) => read::scan(&inner.file, layout, request),
             Side::Real(store) => remote::scan(store, layout, request),
+            Side::Elsewhere(_) => Err(asked_whole()),
         };
         match layouts.as_slice() {
             [layout] => one(layout, request),
@@ -243,11 +290,15 @@ impl Tables for Reads {
 
 #[async_trait::async_trait]
 impl Documents for Reads {
-    async fn get(&self, table: &str, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
-        let (table, id) = (self.documents(table)?, id.to_owned());
+    async fn get(&self, name: &str, id: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        let (table, id) = (self.documents(name)?, id.to_owned());
         let layouts = table.layouts()?;
         let inner = match table.side {
             Side::Twin(inner) => inner,
+            Side::Elsewhere(owner) => {
+                let found = owner.documents(Ask::Get { table: name.to_owned(), id }).await?;
+                return Ok(Some(found).filter(|found| !found.is_null()));
+            }
             Side::Real(store) => return remote::get(&store, layouts, id).await,
         };
         blocking(inner.file.name, move || {
@@ -263,17 +314,22 @@ impl Documents for Reads {
 
     async fn list(
         &self,
-        table: &str,
+        name: &str,
         equals: &[(String, String)],
         from: Option<EventTime>,
         to: Option<EventTime>,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        let (table, equals) = (self.documents(table)?, equals.to_vec());
+        let (table, equals) = (self.documents(name)?, equals.to_vec());
         let layouts = table.layouts()?;
         let inner = match table.side {
             Side::Twin(inner) => inner,
+            Side::Elsewhere(owner) => {
+                let (from, to) = (from.map(|time| time.0), to.map(|time| time.0));
+                let cursor = cursor.map(str::to_owned);
+                return owner.page(Ask::List { table: name.to_owned(), equals, from, to, cursor, limit }).await;
+            }
             Side::Real(store) => {
                 let asked = remote::Asked { equals, range: (from, to), cursor: cursor.map(str::to_owned), limit };
                 return remote::list(&store, layouts, asked).await;
@@ -325,6 +381,7 @@ impl Search for Reads {
                     })
                     .await
             }
+            Side::Elsewhere(owner) => owner.page(Ask::Search { query, filter, cursor, limit }).await,
         }
     }
 }
@@ -332,6 +389,10 @@ impl Search for Reads {
 #[async_trait::async_trait]
 impl NotificationInbox for Reads {
     async fn badge(&self, user: &str) -> Result<u64, StoreError> {
+        if let Some(owner) = self.owner_of_inbox() {
+            let unread = owner.documents(Ask::Badge { user: user.to_owned() }).await?;
+            return unread.as_u64().ok_or_else(elsewhere::strange);
+        }
         self.bring_marks().await?;
         let table = match &self.counts {
             Some(counts) => self.table(counts)?,
@@ -341,6 +402,10 @@ impl NotificationInbox for Reads {
     }
 
     async fn mark_read(&self, user: &str, id: &str) -> Result<bool, StoreError> {
+        if let Some(owner) = self.owner_of_inbox() {
+            let marked = owner.documents(Ask::MarkRead { user: user.to_owned(), id: id.to_owned() }).await?;
+            return marked.as_bool().ok_or_else(elsewhere::strange);
+        }
         let (inner, inbox) = self.of_inbox()?;
         let layouts = inbox.layouts()?;
         let (of, wanted) = (user.to_owned(), id.to_owned());

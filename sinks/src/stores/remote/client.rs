@@ -42,6 +42,44 @@ impl Pool {
         let runtime = built.map_err(|e| StoreError::Refused { store: "stores", message: format!("no threads: {e}") })?;
         Ok(Arc::new(Pool { handle: runtime.handle().clone(), runtime: Some(runtime) }))
     }
+
+    /// The threads, started where they are not.
+    pub(crate) fn of(pool: &mut Option<Arc<Pool>>) -> Result<Arc<Pool>, StoreError> {
+        match pool {
+            Some(pool) => Ok(pool.clone()),
+            None => Ok(pool.insert(Pool::start()?).clone()),
+        }
+    }
+
+    /// Runs a call, which may take so long.
+    pub(crate) async fn on<T: Send + 'static>(
+        &self,
+        store: &'static str,
+        longest: Duration,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.handle.spawn(in_time(store, longest, call)).await.unwrap_or_else(|error| Err(ended(store, &error)))
+    }
+
+    /// The same, for callers that block.
+    pub(crate) fn block<T: Send + 'static>(
+        &self,
+        store: &'static str,
+        longest: Duration,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let call = in_time(store, longest, call);
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        self.handle.spawn(async move {
+            // Nobody waits for the answer any more: nothing is left to be done with it.
+            drop(answer.send(call.await));
+        });
+        answered.recv().unwrap_or_else(|error| Err(ended(store, &error)))
+    }
+}
+
+fn ended(store: &'static str, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Refused { store, message: format!("a call did not end: {error}") }
 }
 
 impl Drop for Pool {
@@ -94,10 +132,7 @@ impl Remote {
         longest: Duration,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match self.pool.handle.spawn(in_time(self.backend.name(), longest, call)).await {
-            Ok(done) => done,
-            Err(e) => Err(self.ended(&e)),
-        }
+        self.pool.on(self.backend.name(), longest, call).await
     }
 
     /// Runs a call on the clients' threads and waits for it; for callers that block.
@@ -113,17 +148,7 @@ impl Remote {
         longest: Duration,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let call = in_time(self.backend.name(), longest, call);
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        self.pool.handle.spawn(async move {
-            // Nobody waits for the answer any more: nothing is left to be done with it.
-            drop(answer.send(call.await));
-        });
-        answered.recv().unwrap_or_else(|e| Err(self.ended(&e)))
-    }
-
-    fn ended(&self, error: &dyn std::fmt::Display) -> StoreError {
-        StoreError::Refused { store: self.backend.name(), message: format!("a call did not end: {error}") }
+        self.pool.block(self.backend.name(), longest, call)
     }
 
     /// Declares a sink's table. A store that does not answer now will be asked again.
