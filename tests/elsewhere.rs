@@ -62,7 +62,8 @@ async fn every_read_is_answered_as_by_the_process_that_has_the_stores() {
     }
     assert!(rows > 4_000, "only {rows} rows were compared");
 
-    let sql = "select n.user, count(*) as n from notifications n join badges b on b.user = n.user group by n.user order by n.user";
+    let sql =
+        "select n.user, count(*) as n from notifications n join badges b on b.user = n.user group by n.user order by n.user";
     let mine = owner.sql(sql).await;
     assert!(mine.len() > 10, "{mine:?}");
     assert_eq!(mine, reader.sql(sql).await);

@@ -95,6 +95,12 @@ fn ours(place: &str, service: &Value, environment: BTreeMap<String, String>, ser
     let host = broker.split("://").nth(1).and_then(|rest| rest.split([':', '/']).next()).unwrap_or_default();
     read.must(!at(services, host).is_null(), || format!("{place}: the broker {broker} is no service"));
     let args = texts(at(service, "command"));
+    if let Some(owner) = environment.get("QUIKFLOW_EMBEDDED_STORES_URL") {
+        let owner_args = host_and_port(owner).map_or_else(Vec::new, |(host, _)| texts(at(services, &format!("{host}/command"))));
+        read.must(has_stores(&owner_args) && host_and_port(owner).is_some_and(|(_, port)| listens.contains(&port)), || {
+            format!("{place}: no process has embedded stores at {owner}")
+        });
+    }
     let mut asks = texts(at(service, "healthcheck/test"));
     read.must(asks.len() >= 2 && asks[0] == "CMD" && asks[1] == "quikflow", || {
         format!("{place}: the image can ask only by its own binary")
@@ -103,6 +109,17 @@ fn ours(place: &str, service: &Value, environment: BTreeMap<String, String>, ser
     for (what, args) in [("command", args), ("healthcheck", asks)] {
         read.starts.push(Start { place: format!("{place} {what}"), args, environment: environment.clone() });
     }
+}
+
+/// Host and port of a URL.
+pub(crate) fn host_and_port(url: &str) -> Option<(String, u64)> {
+    let (host, port) = url.split_once("://")?.1.split_once(':')?;
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Whether a process with these arguments has embedded stores and answers for them.
+pub(crate) fn has_stores(args: &[String]) -> bool {
+    ["sinks", "query"].iter().all(|part| args.iter().any(|arg| arg == part))
 }
 
 /// Every `/run/secrets/…` in a text.

@@ -1,5 +1,6 @@
 //! deploy/kubernetes.
 
+use crate::compose::{has_stores, host_and_port};
 use crate::facts::{Facts, Files, Probe, Read, Start};
 use crate::image::environment;
 use crate::yaml::{at, documents, pairs, text, texts};
@@ -150,7 +151,23 @@ fn pod(deployment: &Value, objects: &Objects, guide: &str, files: &Files, facts:
             format!("{place}: nothing is mounted at {variable}={path}")
         });
     }
+    if let Some(owner) = environment.get("QUIKFLOW_EMBEDDED_STORES_URL") {
+        read.must(answers_for_stores(owner, objects), || format!("{place}: no process has embedded stores at {owner}"));
+    }
     read.starts.push(Start { place, args: texts(at(container, "args")), environment });
+}
+
+/// Whether a Service is there, on that port, whose pods have embedded stores.
+fn answers_for_stores(owner: &str, objects: &Objects) -> bool {
+    let Some((host, port)) = host_and_port(owner) else { return false };
+    let Some(service) = objects.get(&("Service".to_owned(), host)) else { return false };
+    let open = at(service, "spec/ports").as_array().into_iter().flatten().any(|open| at(open, "port").as_u64() == Some(port));
+    let chosen = at(service, "spec/selector");
+    let mut args = objects.iter().filter(|((kind, _), _)| kind == "Deployment").filter_map(|(_, deployment)| {
+        let fits = at(deployment, "spec/template/metadata/labels") == chosen;
+        fits.then(|| texts(at(deployment, "spec/template/spec/containers/0/args")))
+    });
+    open && args.any(|args| has_stores(&args))
 }
 
 /// The files that secrets are mounted as; what is mounted has to exist.

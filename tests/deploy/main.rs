@@ -281,7 +281,16 @@ const SPOILT: &[(&str, &str, &str, &str)] = &[
         "there is no config map quik",
     ),
     ("deploy/kubernetes/sinks.yaml", "secretName: quikflow", "secretName: secrets", "nothing makes the Secret secrets"),
-    ("deploy/kubernetes/sinks.yaml", "memory: 512Mi }", "storage: 512Mi }", "resources have no limits/memory"),
+    ("deploy/kubernetes/sinks.yaml", "memory: 1Gi }", "storage: 1Gi }", "resources have no limits/memory"),
+    ("deploy/kubernetes/sinks.yaml", "\"sinks\", \"query\"]", "\"sinks\"]", "quikflow-query: no process has embedded stores"),
+    (
+        "deploy/kubernetes/query.yaml",
+        "http://quikflow-sinks:8090",
+        "http://quikflow-sinks:8080",
+        "no process has embedded stores",
+    ),
+    ("deploy/kubernetes/query.yaml", "http://quikflow-sinks:8090", "http://sinks:8090", "no process has embedded stores"),
+    ("compose.yaml", "http://sinks:8090", "http://ingest:8090", "no process has embedded stores at http://ingest:8090"),
     (
         "deploy/kubernetes/query.yaml",
         "port: health }\n            periodSeconds: 5",
@@ -316,7 +325,7 @@ fn every_fault_is_found() {
 fn every_command_that_the_binary_refuses_is_found() {
     let facts = Facts::gather();
     for (file, from, to, expected) in [
-        ("compose.yaml", "[\"run\", \"sinks\"]", "[\"run\", \"sink\"]", "invalid value 'sink'"),
+        ("compose.yaml", "[\"run\", \"pipelines\"]", "[\"run\", \"pipeline\"]", "invalid value 'pipeline'"),
         ("compose.yaml", "\"quikflow\", \"health\"", "\"quikflow\", \"health\", \"--ready\"", "unexpected argument '--ready'"),
         ("Dockerfile", "CMD [\"run\"]", "CMD [\"start\"]", "not known"),
         ("Dockerfile", "INGEST_ADDR=0.0.0.0:8080", "INGEST_ADDR=everywhere:8080", "is not an address to listen on"),

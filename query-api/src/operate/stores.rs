@@ -64,12 +64,7 @@ async fn scan(state: &QueryState, table: String, request: ScanRequest) -> Result
 }
 
 /// Sends the head and the bytes, as long as someone takes them.
-fn write(
-    sender: &Sender<Piece<Positions>>,
-    tables: &Arc<dyn Tables>,
-    table: &str,
-    request: &ScanRequest,
-) -> Result<(), Problem> {
+fn write(sender: &Sender<Piece<Positions>>, tables: &Arc<dyn Tables>, table: &str, request: &ScanRequest) -> Result<(), Problem> {
     let wrong = |error: arrow::error::ArrowError| errors::execution(&error.into());
     let Scan { schema, as_of, batches } = tables.scan(table, request)?;
     let mut encoder = Encoder::new(Format::Arrow, &schema).map_err(wrong)?;

@@ -210,7 +210,13 @@ impl House {
     pub(super) fn new(stores: MemoryStores, freshness: Freshness, limits: QueryLimits) -> House {
         let stores = Arc::new(stores);
         let log = Arc::new(MemoryLog::new());
-        let read = ReadSide { tables: stores.clone(), documents: stores.clone(), search: stores.clone(), inbox: stores, elsewhere: false };
+        let read = ReadSide {
+            tables: stores.clone(),
+            documents: stores.clone(),
+            search: stores.clone(),
+            inbox: stores,
+            elsewhere: false,
+        };
         let process = Arc::new(Process { log: log.clone(), freshness });
         let clock = ManualClock::at(EventTime(NOON));
         let state = QueryState::new(read, log.clone(), process, clock, limits).unwrap();

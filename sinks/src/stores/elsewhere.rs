@@ -66,7 +66,8 @@ impl Owner {
             return Err(wrong());
         }
         let token = elsewhere.token.as_ref().map(|token| {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| refused("the token has letters that none may"))?;
+            let mut value =
+                HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| refused("the token has letters that none may"))?;
             value.set_sensitive(true);
             Ok(value)
         });
@@ -153,7 +154,9 @@ impl Owner {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Err(refused("there is no query API at that address")),
             StatusCode::MISDIRECTED_REQUEST => Err(refused("that process has no embedded stores of its own")),
             StatusCode::UNPROCESSABLE_ENTITY => Err(StoreError::BadRequest(said(response).await)),
-            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => Err(unavailable(said(response).await)),
+            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                Err(unavailable(said(response).await))
+            }
             status => Err(refused(format!("that process answers {status}"))),
         }
     }
@@ -185,7 +188,8 @@ async fn whole(mut response: Response) -> Result<Vec<u8>, StoreError> {
 async fn said(response: Response) -> String {
     let status = response.status();
     let body = whole(response).await.unwrap_or_default();
-    let detail = serde_json::from_slice::<Value>(&body).ok().and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
+    let detail =
+        serde_json::from_slice::<Value>(&body).ok().and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
     detail.unwrap_or_else(|| status.to_string())
 }
 

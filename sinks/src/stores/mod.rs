@@ -55,10 +55,10 @@ mod union;
 mod words;
 
 use crate::store::{ReadSide, Store, StoreError, StoreSet};
-use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
-use quikflow_topics::clock::SharedClock;
 pub use elsewhere::Elsewhere;
 use elsewhere::Owner;
+use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
+use quikflow_topics::clock::SharedClock;
 use reads::Reads;
 use remote::Backend;
 use remote::client::{LONGEST, Pool, Remote, Shared};
