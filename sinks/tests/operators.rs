@@ -42,6 +42,7 @@ const LOGINS: [(&str, Guard); 2] = [
 crate::tests! {
     each HTTP: async a_login_over_http_goes_with_every_request,
     each OVER_HTTPS: async a_certificate_that_nobody_vouches_for_is_refused,
+    each HTTP: async an_authority_of_the_operators_is_trusted_where_the_url_names_it,
     async mongodb_takes_a_login_over_tls,
     async mysql_takes_a_login_over_tls,
     async elasticsearch_takes_an_operators_template,
@@ -154,6 +155,23 @@ async fn a_certificate_that_nobody_vouches_for_is_refused(store: &'static str) {
     let _server = Tls::start(port);
     let plan = Plan::new(store, 1);
     refused(&plan, &urls(store, format!("https://me:s3cret@127.0.0.1:{port}/quikflow")), "TLS: ").await;
+}
+
+/// `?ca=FILE`, with the certificate of the servers here and a server behind it.
+async fn an_authority_of_the_operators_is_trusted_where_the_url_names_it(store: &'static str) {
+    common::need(store);
+    let (authority, folder) = certificates();
+    let mut plan = Plan::new(store, 1);
+    let (host, space) = place(&mut plan, store);
+    let port = common::tls::start(&folder, host).await;
+    let at = |options: &str| urls(store, format!("https://127.0.0.1:{port}/{space}{options}"));
+    refused(&plan, &at(""), "TLS: ").await;
+    let other = plan.dir().join("other.pem");
+    std::fs::write(&other, "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n").expect("a file");
+    refused(&plan, &at(&format!("?ca={}", other.display())), "holds no certificate").await;
+    refused(&plan, &at("?ca=/no/such/file"), "/no/such/file").await;
+    refused(&plan, &at("?verify=no"), "option `verify`").await;
+    works(&plan, &open(&plan, &at(&format!("?ca={authority}"))).expect("the stores")).await;
 }
 
 #[cfg(feature = "mongodb")]

@@ -5,13 +5,15 @@
 //! A final row wins over open ones (R7): that is part of the version. Where rows expire, partitions by
 //! arrival are dropped whole. Notes are in `_quikflow_notes`.
 
+mod tls;
+
 use super::analytics;
 use super::cells::{Builder, Cell};
 use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::shape;
 use super::remote::write::typed;
-use super::remote::{Backend, Batches, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
+use super::remote::{Backend, Batches, NOT_PEM, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
 use super::rows::Input;
 use crate::store::{ItemOutcome, ScanRequest, StoreError, WriteBatch};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -23,6 +25,7 @@ use quikflow_topics::catalogue::FieldType;
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::{Value, ValueRef};
 use std::sync::Arc;
+use tls::trusting;
 use xxhash_rust::xxh3::xxh3_128;
 
 const NAME: &str = "clickhouse";
@@ -223,9 +226,13 @@ impl Batches for Scanned {
 impl ClickHouse {
     /// The server at `url`; nothing is asked of it yet.
     pub(crate) fn new(url: &str) -> Result<ClickHouse, StoreError> {
-        let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/database");
+        let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/database?ca=FILE");
         let address = Address::parse(url).filter(|a| matches!(a.scheme.as_str(), "http" | "https")).ok_or_else(bad)?;
-        let mut client = Client::default().with_url(address.base());
+        let client = match address.authorities(NAME)? {
+            Some(pem) => trusting(&pem).ok_or_else(|| refused(NAME, NOT_PEM))?,
+            None => Client::default(),
+        };
+        let mut client = client.with_url(address.base());
         if let Some(user) = &address.user {
             client = client.with_user(user);
         }

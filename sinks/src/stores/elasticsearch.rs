@@ -6,25 +6,29 @@
 //! A write refreshes the index before it returns, so that stored offsets are of visible rows.
 
 mod bulk;
+mod names;
 
 use super::layout::Layout;
 use super::remote::address::Address;
 use super::remote::read::{ByPage, document, select};
 use super::remote::write::{SMALL, from_object, in_shares};
-use super::remote::{Backend, Batches, Order, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable};
+use super::remote::{
+    Backend, Batches, NOT_PEM, Order, Put, PutOutcome, Select, Stored, distrusted, refused, unavailable, unreachable,
+};
 use super::search::{fragments, text_column};
 use super::text::{Query, plain};
 use super::words::words;
 use crate::store::{Page, ScanRequest, StoreError};
 use elasticsearch::auth::Credentials;
+use elasticsearch::cert::{Certificate, CertificateValidation};
 use elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use elasticsearch::http::{Method, Url};
+use names::{id_of, plain_name};
 use quikflow_topics::catalogue::FieldType;
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::Value;
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,25 +46,6 @@ const MAY_NOT: &str = "the user may not do this";
 pub(crate) struct Elastic {
     transport: Transport,
     prefix: String,
-}
-
-/// A name as an index may have it.
-fn plain_name(name: &str) -> String {
-    let plain: String = name.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' }).collect();
-    if plain.trim_matches('_') == name.replace('-', "_").trim_matches('_') && !plain.starts_with('_') {
-        return plain;
-    }
-    let digest = hex::encode(&Sha256::digest(name.as_bytes())[..6]);
-    format!("x{plain}_{digest}")
-}
-
-/// A document's id: the key, or its digest where it is too long.
-fn id_of(key: &str) -> String {
-    if key.len() <= 512 && !key.is_empty() {
-        key.to_owned()
-    } else {
-        format!("sha256:{}", hex::encode(Sha256::digest(key.as_bytes())))
-    }
 }
 
 fn reason(answer: &Json) -> String {
@@ -95,12 +80,16 @@ fn stored(layout: &Layout, source: &Json) -> Stored {
 impl Elastic {
     /// The cluster at `url`; nothing is asked of it yet.
     pub(crate) fn new(url: &str) -> Result<Elastic, StoreError> {
-        let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/prefix");
+        let bad = || refused(NAME, "the URL cannot be read: write http(s)://user:password@host:port/prefix?ca=FILE");
         let address = Address::parse(url).filter(|a| matches!(a.scheme.as_str(), "http" | "https")).ok_or_else(bad)?;
         let prefix = plain_name(if address.path.is_empty() { "quikflow" } else { &address.path });
         let url = Url::parse(&address.base()).map_err(|_| bad())?;
         let mut builder =
             TransportBuilder::new(SingleNodeConnectionPool::new(url)).timeout(Duration::from_secs(60)).disable_proxy();
+        if let Some(pem) = address.authorities(NAME)? {
+            let certificates = Certificate::from_pem(&pem).map_err(|_| refused(NAME, NOT_PEM))?;
+            builder = builder.cert_validation(CertificateValidation::Full(certificates));
+        }
         if let (Some(user), Some(password)) = (address.user, address.password) {
             builder = builder.auth(Credentials::Basic(user, password));
         }

@@ -76,9 +76,9 @@ pub const STORES: [&str; 7] = ["mongodb", "elasticsearch", "clickhouse", "redis"
 pub struct StoreUrls {
     /// `mongodb://user:password@host:port/database`.
     pub mongodb: Option<String>,
-    /// `http(s)://user:password@host:port/prefix`.
+    /// `http(s)://user:password@host:port/prefix?ca=FILE`.
     pub elasticsearch: Option<String>,
-    /// `http(s)://user:password@host:port/database`.
+    /// `http(s)://user:password@host:port/database?ca=FILE`.
     pub clickhouse: Option<String>,
     /// `redis(s)://user:password@host:port/number?prefix=…`.
     pub redis: Option<String>,

@@ -15,6 +15,7 @@ mod row;
 mod scripts;
 
 use super::layout::Layout;
+use super::remote::address::authorities;
 use super::remote::read::ByPage;
 use super::remote::write::{fits, in_shares};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
@@ -103,7 +104,7 @@ impl Redis {
         let client = match ca {
             None => redis::Client::open(url).map_err(unread)?,
             Some(file) => {
-                let pem = std::fs::read(&file).map_err(|e| refused(NAME, format!("the file of authorities `{file}`: {e}")))?;
+                let pem = authorities(NAME, &file)?;
                 let certificates = redis::TlsCertificates { client_tls: None, root_cert: Some(pem) };
                 redis::Client::build_with_tls(url, certificates).map_err(unread)?
             }

@@ -25,6 +25,7 @@ pub(crate) mod mysql;
 pub(crate) mod old;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod tls;
 
 /// Real stores, with the variable that names a test server of each, and whether its client is compiled in.
 const REAL: [(&str, &str, bool); 5] = [

@@ -258,13 +258,20 @@ pub(crate) fn unreachable(store: &'static str, what: impl std::fmt::Display) -> 
     unavailable(store, format!("{what}; it will be tried again, look at {} if it never answers", setting(store)))
 }
 
+/// What is said of a file of authorities that holds none.
+#[cfg(any(feature = "elasticsearch", feature = "clickhouse"))]
+pub(crate) const NOT_PEM: &str = "the file that `ca` in the URL names holds no certificate (PEM)";
+
 /// A refusal where an error, or what caused it, is about the server's certificate.
 #[cfg(any(feature = "elasticsearch", feature = "clickhouse"))]
 pub(crate) fn distrusted(store: &'static str, error: &(dyn std::error::Error + 'static)) -> Option<StoreError> {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let words = causes.find_map(|cause| Some(cause.to_string()).filter(|text| text.contains("certificate")))?;
     let words: String = words.chars().take(300).collect();
-    Some(refused(store, format!("TLS: {words} (certificates of public authorities are trusted)")))
+    Some(refused(
+        store,
+        format!("TLS: {words} (certificates of public authorities are trusted, and those of `?ca=FILE` in the URL)"),
+    ))
 }
 
 /// Trying again may help.
