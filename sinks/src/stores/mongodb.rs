@@ -6,16 +6,18 @@
 //! hold milliseconds only). Notes are in the collection `_quikflow`.
 
 use super::layout::Layout;
-use super::remote::read::ByPage;
+use super::remote::read::{PAGE, batch_of, select, shape};
 use super::remote::write::in_shares;
 use super::remote::{
     Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, setting, unavailable, unreachable,
 };
 use crate::store::{ScanRequest, StoreError};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ClientOptions;
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, Collection, Cursor, Database};
 use quikflow_topics::catalogue::FieldType;
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::Value;
@@ -230,6 +232,46 @@ impl Mongo {
     }
 }
 
+/// A scan under way: one query, so that a server which sorts does so once.
+struct Scanned {
+    cursor: Option<Cursor<Document>>,
+    layout: Arc<Layout>,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+}
+
+#[async_trait::async_trait]
+impl Batches for Scanned {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, StoreError> {
+        let Some(mut cursor) = self.cursor.take() else { return Ok(None) };
+        let mut rows = Vec::new();
+        while rows.len() < PAGE {
+            if !cursor.advance().await.map_err(fault)? {
+                let batch = batch_of(&self.layout, &self.columns, &self.schema, &rows);
+                return if rows.is_empty() { Ok(None) } else { batch.map(Some) };
+            }
+            rows.push(stored(&self.layout, &cursor.deserialize_current().map_err(fault)?));
+        }
+        self.cursor = Some(cursor);
+        batch_of(&self.layout, &self.columns, &self.schema, &rows).map(Some)
+    }
+}
+
+/// What a selection asks of each document, without its order.
+fn wanted(layout: &Layout, select: &Select) -> Vec<Document> {
+    let time = layout.columns[layout.time].name.as_str();
+    let mut all = vec![doc! { "_gone": false }];
+    all.extend(select.from.map(|from| doc! { time: { "$gte": from } }));
+    all.extend(select.to.map(|to| doc! { time: { "$lt": to } }));
+    for (at, value) in &select.equals {
+        let column = &layout.columns[*at];
+        // A list holds the text where an element is it.
+        let ty = if column.ty == FieldType::StringList { FieldType::String } else { column.ty };
+        all.push(doc! { &column.name: { "$eq": bson(ty, value) } });
+    }
+    all
+}
+
 /// A write's errors: place, code, message.
 fn errors(answer: &Document) -> impl Iterator<Item = (usize, i32, String)> + '_ {
     answer.get_array("writeErrors").into_iter().flatten().filter_map(|error| {
@@ -356,15 +398,7 @@ impl Backend for Mongo {
 
     async fn page(&self, layout: &Layout, select: &Select) -> Result<Vec<Stored>, StoreError> {
         let time = layout.columns[layout.time].name.as_str();
-        let mut all = vec![doc! { "_gone": false }];
-        all.extend(select.from.map(|from| doc! { time: { "$gte": from } }));
-        all.extend(select.to.map(|to| doc! { time: { "$lt": to } }));
-        for (at, value) in &select.equals {
-            let column = &layout.columns[*at];
-            // A list holds the text where an element is it.
-            let ty = if column.ty == FieldType::StringList { FieldType::String } else { column.ty };
-            all.push(doc! { &column.name: { "$eq": bson(ty, value) } });
-        }
+        let mut all = wanted(layout, select);
         let sort = match &select.order {
             Order::ByKey(after) => {
                 all.extend(after.as_ref().map(|after| doc! { "_id": { "$gt": after } }));
@@ -386,7 +420,21 @@ impl Backend for Mongo {
         columns: Vec<usize>,
         request: ScanRequest,
     ) -> Result<Box<dyn Batches>, StoreError> {
-        Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+        let schema = shape(&layout, &columns)?;
+        let range = (request.from, request.to);
+        let cursor = match select(&layout, &request.equals, range, Order::ByKey(None), PAGE)? {
+            Some(select) => {
+                // The key is what each document is told by.
+                let read: Document = columns.iter().map(|at| (layout.columns[*at].name.clone(), Bson::Int32(1))).collect();
+                let batch = u32::try_from(PAGE).unwrap_or(u32::MAX);
+                let rows = self.collection(&layout).await?;
+                let found = rows.find(doc! { "$and": wanted(&layout, &select) });
+                let found = found.sort(doc! { "_id": 1 }).projection(read).batch_size(batch).allow_disk_use(true);
+                Some(found.await.map_err(fault)?)
+            }
+            None => None,
+        };
+        Ok(Box::new(Scanned { cursor, layout, columns, schema }))
     }
 }
 

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows a page of a scan holds at most.
-const PAGE: usize = 2_048;
+pub(crate) const PAGE: usize = 2_048;
 
 /// The columns of a scan and their schema.
 pub(crate) fn shape(layout: &Layout, columns: &[usize]) -> Result<SchemaRef, StoreError> {
@@ -139,18 +139,26 @@ impl<B: Backend + ?Sized> Batches for ByPage<B> {
         if rows.is_empty() {
             return Ok(None);
         }
-        let mut builders: Vec<Builder> = self.columns.iter().map(|c| Builder::new(self.layout.columns[*c].ty)).collect();
-        for row in &rows {
-            for (builder, column) in builders.iter_mut().zip(&self.columns) {
-                builder.push(row.values.get(*column).map_or(ValueRef::Null, ValueRef::from));
-            }
-        }
-        let arrays: Vec<ArrayRef> = builders.into_iter().map(Builder::finish).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)
-            .map(Some)
-            .map_err(|e| StoreError::BadRequest(e.to_string()))
+        batch_of(&self.layout, &self.columns, &self.schema, &rows).map(Some)
     }
+}
+
+/// Columns of rows as a batch.
+pub(crate) fn batch_of(
+    layout: &Layout,
+    columns: &[usize],
+    schema: &SchemaRef,
+    rows: &[Stored],
+) -> Result<RecordBatch, StoreError> {
+    let mut builders: Vec<Builder> = columns.iter().map(|c| Builder::new(layout.columns[*c].ty)).collect();
+    for row in rows {
+        for (builder, column) in builders.iter_mut().zip(columns) {
+            builder.push(row.values.get(*column).map_or(ValueRef::Null, ValueRef::from));
+        }
+    }
+    let arrays: Vec<ArrayRef> = builders.into_iter().map(Builder::finish).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    RecordBatch::try_new_with_options(schema.clone(), arrays, &options).map_err(|e| StoreError::BadRequest(e.to_string()))
 }
 
 /// A document: the columns that are not null, and `_id`.
