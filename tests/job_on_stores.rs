@@ -101,8 +101,11 @@ fn input(most: usize) -> Vec<String> {
     }
     let mut lines: Vec<String> = text.lines().take(most).map(str::to_owned).collect();
     // They are younger than the chat: nothing comes too late.
+    let time = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap()["timestamp"].as_str().map(str::to_owned);
+    let from = lines.iter().filter_map(time).max().unwrap_or_else(|| "2026-01-05T09:00:00Z".to_owned());
     let made_up = if lines.is_empty() { most.min(60_000) } else { (most / 5).min(10_000) };
-    let output = support::command(&["generate", "--events", &made_up.to_string(), "--seed", "7"]).output().unwrap();
+    let generate = ["generate", "--events", &made_up.to_string(), "--seed", "7", "--from", &from];
+    let output = support::command(&generate).output().unwrap();
     assert!(output.status.success(), "{}", both(&output));
     lines.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
     lines

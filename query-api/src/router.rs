@@ -17,6 +17,7 @@ pub fn router(state: QueryState) -> Router {
     Router::new()
         .route("/v1/views", get(views::route::list))
         .route("/v1/views/{view}", get(views::route::get))
+        .route("/v1/views/{view}/changes", get(views::changes::get))
         .route("/v1/sql", post(sql::route::post))
         .route("/api/v1/channels/{id}/messages", get(entities::messages::of_channel))
         .route("/api/v1/messages/{id}", get(entities::messages::one))

@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 
 /// One follower's distance from the end of one partition.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -175,6 +176,8 @@ pub struct QueryLimits {
     pub sql_tokens: usize,
     /// Bytes of a request body.
     pub body: usize,
+    /// Requests that follow changes at once.
+    pub followers: usize,
 }
 
 impl Default for QueryLimits {
@@ -193,6 +196,7 @@ impl Default for QueryLimits {
             sql_text: 64 << 10,
             sql_tokens: 2_000,
             body: 256 << 10,
+            followers: 1_000,
         }
     }
 }
@@ -214,6 +218,10 @@ pub struct QueryState {
     pub(crate) relations: Relations,
     /// Threads of its own.
     pub(crate) runtime: Arc<QueryRuntime>,
+    /// Places of those who follow changes.
+    pub(crate) followers: Arc<Semaphore>,
+    /// Whether the process closes: answers without an end end then.
+    pub(crate) closing: watch::Receiver<bool>,
 }
 
 impl QueryState {
@@ -227,9 +235,11 @@ impl QueryState {
         process: Arc<dyn Introspection>,
         clock: SharedClock,
         limits: QueryLimits,
+        closing: watch::Receiver<bool>,
     ) -> std::io::Result<QueryState> {
         let relations = Relations::new(read.tables.clone(), broker.clone(), process.clone());
         let runtime = Arc::new(QueryRuntime::start(&limits)?);
-        Ok(QueryState { read, broker, process, clock, limits: Arc::new(limits), relations, runtime })
+        let followers = Arc::new(Semaphore::new(limits.followers));
+        Ok(QueryState { read, broker, process, clock, limits: Arc::new(limits), relations, runtime, followers, closing })
     }
 }

@@ -262,6 +262,8 @@ pub struct ReadSide {
     pub search: Arc<dyn Search>,
     /// Notifications and badges.
     pub inbox: Arc<dyn NotificationInbox>,
+    /// What changes in tables.
+    pub changes: Arc<dyn crate::changes::Changes>,
     /// Whether the embedded stores are another process's, which is asked for what is in them.
     pub elsewhere: bool,
 }

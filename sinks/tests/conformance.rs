@@ -14,7 +14,8 @@
 
 mod common;
 
-use common::{Model, Plan, harness, rows_of};
+use common::{Model, Plan, harness, row, rows_of};
+use quikflow_sinks::changes::Change;
 use quikflow_sinks::store::{ItemOutcome, ScanRequest, StoreError, StoreSet};
 use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::sync::Arc;
@@ -51,6 +52,9 @@ const NEWEST: [&str; 11] = [
     "real:mysql",
 ];
 
+/// Those that tell what changes.
+const TELLING: [&str; 2] = ["redis", "real:redis"];
+
 /// Those that know open and final rows.
 const VIEWS: [&str; 2] = ["clickhouse", "real:clickhouse"];
 
@@ -65,6 +69,7 @@ crate::tests! {
     each STORES: async r12_a_table_of_another_form_is_refused,
     each STORES: async r10_progress_is_stored_with_its_generation,
     each NEWEST: async r13_two_writers_at_once_give_the_same_rows,
+    each TELLING: async changes_are_told_to_who_follows,
     async elasticsearch_goes_on_with_an_index_that_was_made_anew,
 }
 
@@ -307,4 +312,40 @@ async fn elasticsearch_goes_on_with_an_index_that_was_made_anew() {
     assert!(rows_of(&open.read_side(), "t").is_empty());
     target.write(batch(1, 10)).await.expect("written");
     assert_eq!(rows_of(&open.read_side(), "t"), vec![("k".to_owned(), 60_000_000, 10)]);
+}
+
+/// Whoever follows is told to read first, then each change once; from Redis also what another process wrote.
+async fn changes_are_told_to_who_follows(store: &'static str) {
+    common::need(store);
+    let plan = Plan::new(store, 1);
+    let open = plan.open();
+    let afar = store.starts_with("real:").then(|| plan.open());
+    let side = afar.as_ref().unwrap_or(&open).read_side();
+    let target = open.store_of(&plan.sink).expect("a store");
+    let mut follower = side.changes.follow("t").expect("a follower");
+    assert_eq!(common::next_change(&mut follower).await, Change::Missed);
+
+    let ids = |told: Change| match told {
+        Change::Keys(keys) => keys.to_vec(),
+        Change::Missed => panic!("{store}: a change was missed"),
+    };
+    let write = async |rows: &[common::Row]| target.write(plan.batch(rows)).await.expect("written");
+    write(&[row(0, 1, "a", 60, 1, false), row(0, 2, "b", 60, 1, false)]).await;
+    let both = ids(common::next_change(&mut follower).await);
+    let page = side.documents.list("t", &[], None, None, None, 9).await.expect("a page");
+    let mut there: Vec<&str> = page.items.iter().filter_map(|item| item["_id"].as_str()).collect();
+    there.sort_unstable();
+    assert!(both == there && both.len() == 2, "{store}: {both:?} are not {there:?}");
+    // What is no change is not told: the next is of the other row.
+    write(&[row(0, 1, "a", 60, 0, false)]).await;
+    write(&[row(0, 3, "b", 60, 2, false)]).await;
+    assert_eq!(ids(common::next_change(&mut follower).await), &there[1..], "{store}");
+    target.clear("s").await.expect("cleared");
+    assert_eq!(common::next_change(&mut follower).await, Change::Missed);
+
+    let unknown = side.changes.follow("u").expect_err("followed");
+    assert!(unknown.to_string().contains("unknown table `u`"), "{unknown}");
+    let silent = Plan::new("mongodb", 1);
+    let refused = silent.open().read_side().changes.follow("t").expect_err("followed");
+    assert!(refused.to_string().contains("cannot be followed"), "{refused}");
 }

@@ -12,6 +12,7 @@ mod common;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array};
 use common::{Dice, harness, sink};
+use quikflow_sinks::changes::Change;
 use quikflow_sinks::store::{StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::Stores;
 use quikflow_topics::catalogue::{FieldSpec, FieldType, SinkSpec, TopicKind, TopicSpec};
@@ -192,6 +193,9 @@ async fn r13_notifications_are_delivered_and_counted_once(side: &'static str) {
     let real = stores_of(side);
     let dir = tempfile::tempdir().expect("a folder");
     let stores = open(dir.path(), &sinks, &real);
+    let mut follower = stores.read_side().changes.follow("badges").expect("a follower");
+    assert_eq!(common::next_change(&mut follower).await, Change::Missed);
+    let whose = Change::Keys(["u1".to_owned()].into());
     let note = |offset, id| -> Event { (offset, "ROW", vec![("userId", "u1"), ("messageId", id), ("body", "hello\nthere")]) };
     for _ in 0..2 {
         for (sink, id) in [(&sinks[0], "m1"), (&sinks[1], "m2"), (&sinks[2], "m1"), (&sinks[2], "m2")] {
@@ -207,9 +211,13 @@ async fn r13_notifications_are_delivered_and_counted_once(side: &'static str) {
     let first = std::fs::read_dir(dir.path().join("outbox/email")).expect("a folder").next().expect("a file").expect("a file");
     let mail = String::from_utf8(std::fs::read(first.path()).expect("bytes")).expect("text");
     assert!(mail.contains("To: u1@users.invalid") && mail.contains("Message-ID: <") && mail.contains("hello"), "{mail}");
+    for _ in 0..2 {
+        assert_eq!(common::next_change(&mut follower).await, whose, "one of each row, none of its repetition");
+    }
     let side = stores.read_side();
     assert_eq!(side.inbox.badge("u1").await.expect("a count"), 2);
     assert!(side.inbox.mark_read("u1", "m1").await.expect("an answer"));
+    assert_eq!(common::next_change(&mut follower).await, whose, "what is read changes the count");
     assert!(side.inbox.mark_read("u1", "u1/m1").await.expect("an answer"), "again is harmless");
     assert!(!side.inbox.mark_read("u2", "m1").await.expect("an answer"), "not another's");
     assert_eq!(side.inbox.badge("u1").await.expect("a count"), 1);

@@ -12,6 +12,7 @@ mod common;
 
 use common::proxy::{Proxy, Way};
 use common::{Model, Plan, harness, rows_of};
+use quikflow_sinks::changes::Change;
 use quikflow_sinks::runner::{RunnerOptions, SinkRunner, SinkSetup};
 use quikflow_sinks::store::{ItemOutcome, Store, StoreError, StoreSet, WriteBatch};
 use quikflow_sinks::stores::Stores;
@@ -31,6 +32,7 @@ crate::tests! {
     each REAL: async r13_a_write_that_hangs_is_given_up_and_made_again,
     each REAL: async a_store_that_hangs_at_the_start_is_waited_for_once,
     r14_redis_that_forgot_is_written_again,
+    async who_follows_reads_again_after_redis_was_away,
     async reads_go_to_the_primary_while_the_replica_is_away,
 }
 
@@ -193,6 +195,35 @@ fn r14_redis_that_forgot_is_written_again() {
     holds(600, "begun again under way");
     assert!(runner.status().iter().all(|status| status.dead == 0 && !status.state.is_stopped()), "{:?}", runner.status());
     runner.stop(Duration::from_secs(5));
+}
+
+/// What was published while nobody was connected cannot be heard.
+async fn who_follows_reads_again_after_redis_was_away() {
+    if !cfg!(feature = "redis") {
+        harness::skip("built without the feature `redis`");
+    }
+    let mut server = common::redis::OwnRedis::start(&[]);
+    let mut plan = Plan::new("redis", 1);
+    plan.urls.redis = Some(server.url(""));
+    let stores = plan.open();
+    let target = stores.store_of(&plan.sink).expect("a store");
+    let mut follower = stores.read_side().changes.follow("t").expect("a follower");
+    for round in 1..3 {
+        assert_eq!(common::next_change(&mut follower).await, Change::Missed, "round {round}");
+        // As a sink does with a server that was started anew; the first try finds out that the connection is gone.
+        let mut progress = target.progress("s").await;
+        for _ in 0..4 {
+            if progress.is_err() {
+                progress = target.progress("s").await;
+            }
+        }
+        progress.expect("its progress");
+        write(&target, &plan.batch(&[common::row(0, round, "k", 60, 1, false)])).await;
+        let told = common::next_change(&mut follower).await;
+        assert!(matches!(&told, Change::Keys(keys) if keys.len() == 1), "round {round}: {told:?}");
+        server.kill();
+        server.start_again();
+    }
 }
 
 /// Reads go to the replica, `as_of` included; while it is away or slow, to the primary; then to it again.

@@ -167,7 +167,7 @@ impl Process {
             servers.push(served::spawn_ingest(&runtime, listener, router, events, closed.clone()));
         }
         if let Some(listener) = listeners.1 {
-            let router = served::query(&inside, &auth, read)?;
+            let router = served::query(&inside, &auth, read, closed.clone())?;
             servers.push(served::spawn(&runtime, listener, router, closed.clone()));
         }
         if let Some(listener) = listeners.2 {

@@ -59,9 +59,14 @@ pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Rec
 ///
 /// # Errors
 /// When the operating system gives no threads.
-pub(crate) fn query(inside: &Arc<Inside>, auth: &Arc<Auth>, read: ReadSide) -> Result<Router, Failure> {
+pub(crate) fn query(
+    inside: &Arc<Inside>,
+    auth: &Arc<Auth>,
+    read: ReadSide,
+    closing: watch::Receiver<bool>,
+) -> Result<Router, Failure> {
     let process = Arc::new(Asked(inside.clone()));
-    let state = QueryState::new(read, inside.broker.clone(), process, inside.clock.clone(), QueryLimits::default())?;
+    let state = QueryState::new(read, inside.broker.clone(), process, inside.clock.clone(), QueryLimits::default(), closing)?;
     Ok(guard(quikflow_query_api::router(state).merge(own(inside)), auth.clone()))
 }
 

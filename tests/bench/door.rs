@@ -28,7 +28,12 @@ impl Server {
     }
 
     fn start_with(topologies: &Path, data: &Path, parts: &[&str]) -> Outcome<Server> {
+        Server::start_on("embedded", topologies, data, parts)
+    }
+
+    fn start_on(broker: &str, topologies: &Path, data: &Path, parts: &[&str]) -> Outcome<Server> {
         let mut command = std::process::Command::new(QUIKFLOW);
+        command.env("QUIKFLOW_BROKER", broker);
         command.arg("run").args(parts).args(["--ingest-addr", "127.0.0.1:0", "--query-addr", "127.0.0.1:0"]);
         command.arg("--topologies").arg(topologies).arg("--data").arg(data);
         let mut child = command.env("RUST_LOG", "error").stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
@@ -109,6 +114,18 @@ pub(crate) fn send(server: &Server, file: &Path, more: &[&str]) -> Outcome<()> {
     command.arg("send").arg(file).args(["--url", &format!("http://{}", server.ingest())]).args(more);
     let output = command.output()?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
+}
+
+/// (a) on Kafka: `send` through the door, each batch of a lane a transaction.
+#[cfg(feature = "kafka")]
+pub(crate) fn batched_on_kafka(broker: &str, folder: &Path, records: u64) -> Outcome<()> {
+    let file = folder.join("events.jsonl");
+    write_file(&file, shape(records))?;
+    let server = Server::start_on(broker, &shipped(), &folder.join("door"), &["ingest"])?;
+    let run = Run::of(server.child.id());
+    send(&server, &file, &["--batch", "1000"])?;
+    run.end("Kafka, send by HTTP, durable, 1,000 events a request", records);
+    server.stop()
 }
 
 /// (a), (d), (e): send batched, then the sinks from the filled log, then a restart.

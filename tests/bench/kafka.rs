@@ -5,12 +5,14 @@
 //! confluent-kafka, which fills the topic (`tests/services/services start kafka` prints both).
 
 use crate::data::{events, json_line};
+use crate::door::batched_on_kafka;
 use crate::engine::{DECLARED, Outcome, TOPIC, WHOLE, answer, load, shape, topology};
 use crate::measure::{Run, cpu_seconds, forget_peak, peak_mib};
 use quikflow_pipelines::engine::{Engine, EngineOptions};
 use quikflow_topics::broker::{Broker, ResetFrom};
 use quikflow_topics::brokers::kafka::{KafkaBroker, KafkaOptions};
 use quikflow_topics::clock::SystemClock;
+use quikflow_topics::share::Work;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -81,11 +83,12 @@ fn measure(kafka: &Kafka, name: &str, declared: &str, options: EngineOptions, tr
 /// Processes that share the topology's work, until all is read; the answer.
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: usize, records: u64) -> Outcome<u64> {
-    let plan = load(&format!("{DECLARED}{declared}"))?;
-    let topology = plan.topologies.first().ok_or("no topology")?;
+    let broker = kafka.open(true)?;
+    let plan = load(&format!("{DECLARED}{declared}"))?.for_shares(broker.shares(Work::Pipelines));
+    // The one that reads the messages comes before the one that reads what it combined.
+    let (first, topology) = (plan.topologies.first().ok_or("no topology")?, plan.topologies.last().ok_or("no topology")?);
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, format!("{DECLARED}{declared}"))?;
-    let broker = kafka.open(true)?;
     broker.ensure_topics(&plan.catalogue.topics.values().cloned().collect::<Vec<_>>())?;
     let start = |number: usize| -> Outcome<Child> {
         let mut command = Command::new(QUIKFLOW);
@@ -96,10 +99,17 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     };
     // From the first record read, when all of them have their shares.
     let mut children: Vec<Child> = (0..count).map(start).collect::<Outcome<_>>()?;
-    let group = format!("topology:{}", topology.name);
-    let read = || -> Outcome<u64> {
-        let offsets = broker.group_offsets(&group)?;
-        Ok(offsets.iter().filter(|((topic, _), _)| topic == TOPIC).map(|(_, offset)| offset.0).sum())
+    let offsets = |of: &str, from: &str| -> Outcome<u64> {
+        let offsets = broker.group_offsets(&format!("topology:{of}"))?;
+        Ok(offsets.iter().filter(|((topic, _), _)| topic == from).map(|(_, offset)| offset.0).sum())
+    };
+    let read = || offsets(&first.name, TOPIC);
+    // Of a topology in two halves, the second has read all that the first wrote.
+    let merged = || -> Outcome<bool> {
+        let between = topology.sources.first().map(|source| source.topic.name.as_str()).filter(|from| *from != TOPIC);
+        let Some(between) = between else { return Ok(true) };
+        let written: u64 = broker.stats(between)?.end.iter().sum();
+        Ok(written > 0 && offsets(&topology.name, between)? >= written)
     };
     let mut started = None;
     loop {
@@ -108,7 +118,7 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
             let cpu: f64 = children.iter().map(|child| cpu_seconds(child.id())).sum();
             started = Some((Instant::now(), done, cpu));
         }
-        if done >= records {
+        if done >= records && merged()? {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -120,7 +130,7 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     let counted = (records - before) as f64;
     println!(
         "{:<58} {:>11.0} events/s {:>7.2} CPU s/M {wall:>7.2} s {peak:>6.0} MiB",
-        format!("{count} process(es) of one worker, from the first commit on"),
+        format!("{count} process(es) of one worker, from the first commit on: {}", topology.name),
         counted / wall,
         cpu / counted * 1e6
     );
@@ -160,6 +170,19 @@ pub(crate) fn engine_from_kafka(records: u64) -> Outcome<()> {
         let name = format!("activity{count}");
         answers.push(processes(&kafka, folder.path(), &name, &activity(&name), count, records)?);
     }
+    // By user, while the records' key is the channel: combined, through a topic, merged.
+    let by_user = |name: &str| activity(name).replace("payload.channelId", "payload.userId");
+    let mut divided =
+        vec![measure(&kafka, "Kafka, by another key, 1h, 1 worker", &by_user("by_user"), options(1), true, records)?];
+    for count in [1, 2] {
+        let name = format!("by_user{count}");
+        divided.push(processes(&kafka, folder.path(), &name, &by_user(&name), count, records)?);
+    }
+    if divided.iter().any(|answer| Some(answer) != divided.first()) {
+        return Err(format!("the answers by another key differ: {divided:x?}").into());
+    }
+    let door = Kafka { hosts: kafka.hosts.clone(), prefix: format!("{}-door", kafka.prefix) };
+    batched_on_kafka(&door.url(), folder.path(), records)?;
     let first = answers.first().copied();
     if answers.iter().any(|answer| Some(*answer) != first) {
         return Err(format!("the answers differ: {answers:x?}").into());

@@ -69,6 +69,18 @@ pub const PATHS: &[Endpoint] = &[
         ..NONE
     },
     Endpoint {
+        path: "/v1/views/{view}/changes",
+        tag: "views",
+        summary: "What changes in a view, as it changes",
+        doc: "Server-sent events. `reset`: read the view, now and whenever it comes again (changes may have been missed); `change`: \
+              the ids of rows that are others now or gone, of `badges` the users. Views whose sinks have `store = \"redis\"`: \
+              badges and presence.",
+        parameters: &[("key", "only changes of this row or user", "u1")],
+        answer: "event: change\ndata: {\"keys\":[\"u1\"]}\n\n",
+        media: &["text/event-stream"],
+        ..NONE
+    },
+    Endpoint {
         method: "post",
         path: "/v1/sql",
         tag: "sql",

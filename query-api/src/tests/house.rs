@@ -10,6 +10,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use quikflow_sinks::changes::{Changes, Follower};
 use quikflow_sinks::store::*;
 use quikflow_topics::broker::{Positions, ResetFrom};
 use quikflow_topics::clock::ManualClock;
@@ -115,6 +116,12 @@ impl NotificationInbox for MemoryStores {
     }
 }
 
+impl Changes for MemoryStores {
+    fn follow(&self, table: &str) -> Result<Follower, StoreError> {
+        Err(StoreError::BadRequest(format!("table `{table}` cannot be followed")))
+    }
+}
+
 pub(super) struct Process {
     pub(super) log: Arc<MemoryLog>,
     pub(super) freshness: Freshness,
@@ -214,12 +221,13 @@ impl House {
             tables: stores.clone(),
             documents: stores.clone(),
             search: stores.clone(),
-            inbox: stores,
+            inbox: stores.clone(),
+            changes: stores,
             elsewhere: false,
         };
         let process = Arc::new(Process { log: log.clone(), freshness });
         let clock = ManualClock::at(EventTime(NOON));
-        let state = QueryState::new(read, log.clone(), process, clock, limits).unwrap();
+        let state = QueryState::new(read, log.clone(), process, clock, limits, tokio::sync::watch::channel(false).1).unwrap();
         House { state, log }
     }
 

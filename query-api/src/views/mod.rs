@@ -1,8 +1,10 @@
 //! `GET /v1/views` and `GET /v1/views/{view}`: the materialised aggregates.
 //!
 //! [`request`] reads what is asked for, [`plan`] makes a DataFusion plan of it (values, never text),
-//! [`rollup`] groups by the rules of R21, [`cursor`] pages by key, [`route`] answers.
+//! [`rollup`] groups by the rules of R21, [`cursor`] pages by key, [`route`] answers;
+//! [`changes`] tells what changes from then on.
 
+pub mod changes;
 pub mod cursor;
 pub mod plan;
 pub mod request;

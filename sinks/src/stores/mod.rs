@@ -204,6 +204,7 @@ impl Stores {
             documents: self.reads.clone(),
             search: self.reads.clone(),
             inbox: self.reads.clone(),
+            changes: self.reads.clone(),
             elsewhere: self.reads.elsewhere(),
         }
     }

@@ -11,11 +11,12 @@ use super::remote::read as remote;
 use super::twin::{Form, Inner, Twin, blocking};
 use super::{analytics, badges, read, search, union};
 use crate::ask::Ask;
+use crate::changes::{Changes, Follower};
 use crate::store::{Documents, NotificationInbox, Page, Scan, ScanRequest, Search, StoreError, TableInfo, Tables};
 use arrow::datatypes::SchemaRef;
 use quikflow_topics::catalogue::SinkSpec;
 use quikflow_topics::ids::EventTime;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -92,7 +93,12 @@ impl Table {
             Side::Twin(inner) => {
                 blocking(inner.file.name, move || {
                     let writer = inner.file.writer();
-                    marks.iter().try_for_each(|(user, key)| badges::mark_key(&writer, inner.file.name, user, key))
+                    marks.iter().try_for_each(|(user, key)| badges::mark_key(&writer, inner.file.name, user, key))?;
+                    drop(writer);
+                    let tables: BTreeSet<&str> = layouts.iter().map(|layout| layout.sink.table.as_str()).collect();
+                    let users: Vec<String> = marks.into_iter().map(|(user, _)| user).collect();
+                    tables.into_iter().filter(|_| !users.is_empty()).for_each(|table| inner.tell(table, users.clone()));
+                    Ok(())
                 })
                 .await
             }
@@ -285,6 +291,21 @@ impl Tables for Reads {
             [layout] => one(layout, request),
             _ => union::scan(&layouts, request, one),
         }
+    }
+}
+
+impl Changes for Reads {
+    fn follow(&self, table: &str) -> Result<Follower, StoreError> {
+        let follower = match self.table(table)?.side {
+            Side::Twin(inner) => inner.follow(table),
+            Side::Real(store) => store.follow(table),
+            Side::Elsewhere(_) => {
+                let message = format!("another process has the table `{table}`, which can be followed there");
+                return Err(StoreError::BadRequest(message));
+            }
+        };
+        let silent = || StoreError::BadRequest(format!("table `{table}` cannot be followed: its sink's store is not redis"));
+        follower.ok_or_else(silent)
     }
 }
 

@@ -11,6 +11,7 @@
 //! `?ca=FILE` in a `rediss://` URL names the authorities (PEM) to trust besides the public ones.
 
 mod cache;
+mod listen;
 mod row;
 mod scripts;
 
@@ -19,6 +20,7 @@ use super::remote::address::authorities;
 use super::remote::read::ByPage;
 use super::remote::write::{fits, in_shares};
 use super::remote::{Backend, Batches, Guard, Order, Put, PutOutcome, Select, Stored, refused, unavailable, unreachable};
+use crate::changes::Hub;
 use crate::store::{ScanRequest, StoreError};
 use parking_lot::Mutex;
 use quikflow_topics::ids::EventTime;
@@ -345,6 +347,14 @@ impl Backend for Redis {
         request: ScanRequest,
     ) -> Result<Box<dyn Batches>, StoreError> {
         Ok(Box::new(ByPage::start(self, layout, columns, &request)?))
+    }
+
+    async fn listen(self: Arc<Self>, tables: BTreeMap<String, String>, hub: Arc<Hub>) {
+        self.listen_for_ever(tables, hub).await;
+    }
+
+    fn tells_changes(&self) -> bool {
+        true
     }
 
     fn counts(&self) -> bool {

@@ -1,10 +1,12 @@
 //! An embedded store: its file, its sinks' tables, and the write side over all of them.
 
 use super::analytics;
+use super::cells::Cell;
 use super::file::{self, StoreFile, begin, fault};
 use super::layout::Layout;
 use super::outbox::Outbox;
 use super::{rows, search};
+use crate::changes::{Change, Follower, Hub};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use parking_lot::RwLock;
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
@@ -38,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) form: Form,
     pub(crate) tables: RwLock<BTreeMap<String, Arc<Layout>>>,
     outbox: Option<Outbox>,
+    /// Told what changes, where the store tells it.
+    hub: Option<Hub>,
 }
 
 /// The store that serves `store = "…"`: name of the file, form.
@@ -68,7 +72,9 @@ impl Twin {
             analytics::create(&file.writer(), name)?;
         }
         let outbox = if form == Form::Outbox { Some(Outbox::open(dir, &file.writer())?) } else { None };
-        Ok(Twin(Arc::new(Inner { file, form, tables: RwLock::default(), outbox })))
+        let hub = (name == "badges").then(Hub::default);
+        hub.iter().for_each(Hub::hears);
+        Ok(Twin(Arc::new(Inner { file, form, tables: RwLock::default(), outbox, hub })))
     }
 
     /// Creates a sink's table.
@@ -133,13 +139,33 @@ impl Inner {
         self.tables.read().get(sink).cloned().ok_or_else(missing)
     }
 
+    /// Follows a sink's table; none: the store tells no changes.
+    pub(crate) fn follow(&self, table: &str) -> Option<Follower> {
+        self.hub.as_ref().map(|hub| hub.follow(table))
+    }
+
+    /// Tells who follows a table that rows of these ids (of counts: users) are others now; of none: that any may be.
+    pub(crate) fn tell(&self, table: &str, mut ids: Vec<String>) {
+        let Some(hub) = &self.hub else { return };
+        ids.sort_unstable();
+        ids.dedup();
+        hub.tell(table, if ids.is_empty() { Change::Missed } else { Change::Keys(ids.into()) });
+    }
+
     fn write(&self, batch: &WriteBatch) -> Result<Vec<ItemOutcome>, StoreError> {
         let layout = self.layout(&batch.sink.name)?;
+        let followed = self.hub.as_ref().is_some_and(|hub| hub.is_followed(&layout.sink.table));
+        let mut told = Vec::new();
         let store = self.file.name;
         let mut writer = self.file.writer();
         let tx = begin(store, &mut writer)?;
         let outcomes = match self.form {
-            Form::Rows => rows::write(&tx, store, &layout, batch, &mut |_, _, _, _| Ok(()))?,
+            Form::Rows => rows::write(&tx, store, &layout, batch, &mut |_, _, input, row| {
+                if followed {
+                    told.extend(told_of(&layout, input, row));
+                }
+                Ok(())
+            })?,
             Form::Search => search::write(&tx, store, &layout, batch)?,
             Form::Analytics => analytics::write(&tx, store, &layout, batch)?,
             Form::Outbox => {
@@ -158,6 +184,9 @@ impl Inner {
         }
         tx.commit().map_err(fault(store))?;
         failpoint::hit("sink.offset.after");
+        if !told.is_empty() {
+            self.tell(&layout.sink.table, told);
+        }
         if self.form == Form::Analytics {
             analytics::merge_small(&mut writer, store, &layout)?;
         }
@@ -185,6 +214,7 @@ impl Inner {
         tx.execute("UPDATE _sinks SET generation = 0, positions = '[]', expired_before = 0 WHERE name = ?1", [sink])
             .map_err(at)?;
         tx.commit().map_err(at)?;
+        self.tell(&layout.sink.table, Vec::new());
         self.outbox.as_ref().map_or(Ok(()), |outbox| outbox.sweep(&writer, sink))
     }
 
@@ -228,10 +258,24 @@ impl Inner {
                 }
             }
             tx.commit().map_err(at)?;
+            if !ids.is_empty() {
+                self.tell(&layout.sink.table, Vec::new());
+            }
             if ids.len() < 2000 {
                 return Ok(());
             }
         }
+    }
+}
+
+/// What followers are told of a changed row: its id, or whose count it is in.
+fn told_of(layout: &Layout, input: &rows::Input<'_>, row: usize) -> Option<String> {
+    if !layout.counts {
+        return input.key(row).ok().map(|key| key.replace('\u{1f}', "/"));
+    }
+    match input.cell(layout.user()?, row) {
+        Cell::Text(user) => Some((*user).to_owned()),
+        _ => None,
     }
 }
 

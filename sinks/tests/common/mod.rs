@@ -6,6 +6,7 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType, UInt64Type};
+use quikflow_sinks::changes::{Change, Follower};
 use quikflow_sinks::store::{ReadSide, ScanRequest, StoreError, WriteBatch};
 use quikflow_sinks::stores::{StoreUrls, Stores};
 use quikflow_topics::broker::{Append, Broker, TopicRows};
@@ -288,6 +289,12 @@ pub(crate) fn rows_where(side: &ReadSide, table: &str, key: &str) -> Vec<(String
     let mut rows: Vec<_> = scan.batches.flat_map(|b| triples(&b.expect("a batch"))).filter(|row| row.0 == key).collect();
     rows.sort();
     rows
+}
+
+/// What a follower is told next.
+pub(crate) async fn next_change(follower: &mut Follower) -> Change {
+    let told = tokio::time::timeout(Duration::from_secs(20), follower.next()).await;
+    told.expect("nothing is told").expect("the last change was told")
 }
 
 /// All rows of a table, by key.

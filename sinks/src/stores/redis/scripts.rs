@@ -1,11 +1,13 @@
 //! What the server does in one go: scripts in Lua, over rows as [`super::row`] packs them.
 
-/// Writes rows, each by its guard, with all that is derived from them. A guard is `n` (newer), `a` (absent) or
+/// Writes rows, each by its guard, with all that is derived from them, and publishes what has changed: the keys; of counts the users.
+/// A guard is `n` (newer), `a` (absent) or
 /// the revision that the row must have (empty: none). 1 for each row that is stored, else 0.
 pub(super) const PUT: &str = r"
 local p, sink, counts = KEYS[1], ARGV[1], ARGV[2] == '1'
 local call, sub = redis.call, string.sub
 local out, changed, keys, arrivals, alive, dead = {}, {}, {}, {}, {}, {}
+local function tell(what) if what ~= '' then changed[#changed + 1] = what end end
 local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
 local rows = at('row', '')
 for i = 3, #ARGV, 5 do
@@ -24,7 +26,7 @@ for i = 3, #ARGV, 5 do
   end
   if ok then
     local gone = sub(row, 2, 2) ~= '0'
-    changed[#changed + 1] = key
+    if not counts then tell(key) end
     if old == '' then
       keys[#keys + 1] = 0
       keys[#keys + 1] = key
@@ -40,6 +42,8 @@ for i = 3, #ARGV, 5 do
     if counts then
       local is = gone and '' or sub(row, 50, 49 + tonumber(sub(row, 42, 49), 16))
       if was ~= is then
+        tell(was)
+        tell(is)
         if was ~= '' then
           call('SREM', at('unread', was), key)
           if tonumber(call('ZINCRBY', at('users'), -1, was)) <= 0 then call('ZREM', at('users'), was) end
@@ -53,16 +57,16 @@ for i = 3, #ARGV, 5 do
   end
   out[#out + 1] = ok and 1 or 0
 end
-if #changed > 0 then
+if #arrivals > 0 then
   if #keys > 0 then call('ZADD', at('keys'), unpack(keys)) end
   call('ZADD', at('arrival'), unpack(arrivals))
   if #alive > 0 then call('ZADD', at('time'), unpack(alive)) end
   if #dead > 0 then call('ZREM', at('time'), unpack(dead)) end
-  call('PUBLISH', at('changes'), cjson.encode(changed))
+  if #changed > 0 then call('PUBLISH', at('changes'), cjson.encode(changed)) end
 end
 return out";
 
-/// Takes away some rows: of all, or of those that arrived before. How many it found.
+/// Takes away some rows: of all, or of those that arrived before. How many it found. `[]` is published: anything may be gone.
 pub(super) const TAKE_AWAY: &str = r"
 local p, sink, counts, before = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local function at(kind, more) return p .. ':' .. kind .. ':' .. sink .. (more and (':' .. more) or '') end
@@ -84,12 +88,17 @@ for _, key in ipairs(keys) do
   redis.call('ZREM', at('arrival'), key)
   redis.call('ZREM', at('time'), key)
 end
+if #keys > 0 then redis.call('PUBLISH', at('changes'), '[]') end
 return #keys";
 
 /// Marks a row as read, for all sinks that are named.
 pub(super) const MARK: &str = r"
 redis.call('SADD', KEYS[1] .. ':read:' .. ARGV[1], ARGV[2])
-for i = 3, #ARGV do redis.call('SREM', KEYS[1] .. ':unread:' .. ARGV[i] .. ':' .. ARGV[1], ARGV[2]) end
+for i = 3, #ARGV do
+  if redis.call('SREM', KEYS[1] .. ':unread:' .. ARGV[i] .. ':' .. ARGV[1], ARGV[2]) == 1 then
+    redis.call('PUBLISH', KEYS[1] .. ':changes:' .. ARGV[i], cjson.encode({ ARGV[1] }))
+  end
+end
 return 1";
 
 /// A note, and which run of the server answers: each start of it draws a new id.

@@ -5,6 +5,7 @@
 
 use super::breadth::Breadth;
 use super::{Backend, Cache, no_counts, refused, unreachable};
+use crate::changes::{Follower, Hub};
 use crate::store::{ItemOutcome, SinkProgress, Store, StoreError, WriteBatch};
 use crate::stores::layout::Layout;
 use crate::stores::rows::Input;
@@ -16,8 +17,8 @@ use quikflow_topics::failpoint;
 use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
@@ -102,6 +103,8 @@ pub(crate) struct Remote {
     breadths: Mutex<BTreeMap<String, Breadth>>,
     /// Keeps documents of it, where one is set.
     cache: Option<Arc<dyn Cache>>,
+    /// Told what changes, from the first follower on.
+    hub: OnceLock<Arc<Hub>>,
     /// It did not answer while the process started: its other sinks do not wait for it as well.
     away: AtomicBool,
 }
@@ -116,7 +119,23 @@ impl Remote {
         clock: SharedClock,
     ) -> Arc<Remote> {
         let (tables, ready, breadths) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Remote { backend, cache, pool, tables, ready, longest, clock, breadths, away: AtomicBool::new(false) })
+        let (hub, away) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Remote { backend, cache, pool, tables, ready, longest, clock, breadths, hub, away })
+    }
+
+    /// Follows a table; none: the store tells no changes.
+    pub(crate) fn follow(&self, table: &str) -> Option<Follower> {
+        if !self.backend.tells_changes() {
+            return None;
+        }
+        let hub = self.hub.get_or_init(|| {
+            let tables = self.tables.read();
+            let tables = tables.iter().map(|(sink, layout)| (sink.clone(), layout.sink.table.clone())).collect();
+            let hub = Arc::new(Hub::default());
+            self.pool.handle.spawn(self.backend.clone().listen(tables, hub.clone()));
+            hub
+        });
+        Some(hub.follow(table))
     }
 
     /// Runs a call on the clients' threads.

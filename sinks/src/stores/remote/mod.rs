@@ -17,10 +17,12 @@ pub(crate) mod read;
 pub(crate) mod write;
 
 use super::layout::Layout;
+use crate::changes::Hub;
 use crate::store::{ItemOutcome, Page, ScanRequest, StoreError, WriteBatch};
 use arrow::array::RecordBatch;
 use quikflow_topics::ids::EventTime;
 use rusqlite::types::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -215,6 +217,14 @@ pub(crate) trait Backend: Send + Sync + 'static {
     ) -> Result<Page, StoreError> {
         Err(StoreError::BadRequest(format!("table `{}` is in {}, which does not search", layout.sink.table, self.name())))
     }
+
+    /// Whether it tells what changes in its tables.
+    fn tells_changes(&self) -> bool {
+        false
+    }
+
+    /// Tells the hub what changes in the tables of sinks (sink → table), for ever.
+    async fn listen(self: Arc<Self>, _tables: BTreeMap<String, String>, _hub: Arc<Hub>) {}
 
     /// Whether tables of counts (`mode = "count"`) are served.
     fn counts(&self) -> bool {
