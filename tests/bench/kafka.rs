@@ -89,7 +89,11 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     let (first, topology) = (plan.topologies.first().ok_or("no topology")?, plan.topologies.last().ok_or("no topology")?);
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, format!("{DECLARED}{declared}"))?;
-    broker.ensure_topics(&plan.catalogue.topics.values().cloned().collect::<Vec<_>>())?;
+    // What lies between two halves as well.
+    let mut topics = plan.catalogue.topics.clone();
+    let sources = plan.topologies.iter().flat_map(|topology| &topology.sources);
+    topics.extend(sources.map(|source| (source.topic.name.clone(), source.topic.clone())));
+    broker.ensure_topics(&topics.into_values().collect::<Vec<_>>())?;
     let start = |number: usize| -> Outcome<Child> {
         let mut command = Command::new(QUIKFLOW);
         command.args(["run", "pipelines", "--workers", "1", "--topologies"]).arg(&file);

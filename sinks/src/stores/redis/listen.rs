@@ -27,10 +27,15 @@ impl Redis {
     }
 
     async fn listen_once(&self, tables: &BTreeMap<String, String>, hub: &Hub) -> Result<(), redis::RedisError> {
-        let (mut sink, mut messages) = self.client.get_async_pubsub().await?.split();
-        for name in tables.keys() {
-            sink.subscribe(format!("{}:changes:{name}", self.prefix)).await?;
-        }
+        let subscribe = async {
+            let (mut sink, messages) = self.client.get_async_pubsub().await?.split();
+            for name in tables.keys() {
+                sink.subscribe(format!("{}:changes:{name}", self.prefix)).await?;
+            }
+            Ok::<_, redis::RedisError>((sink, messages))
+        };
+        let Ok(subscribed) = tokio::time::timeout(QUIET, subscribe).await else { return Ok(()) };
+        let (mut sink, mut messages) = subscribed?;
         hub.hears();
         loop {
             let message = match tokio::time::timeout(QUIET, messages.next()).await {
