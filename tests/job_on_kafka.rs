@@ -31,6 +31,7 @@ crate::tests! {
     async r19_processes_come_and_go_and_the_answer_stays,
     async r19_a_zombie_is_refused,
     async r18_a_retry_goes_to_the_other_ingest_process,
+    async r19_any_process_knows_what_all_of_them_have_done,
 }
 
 /// How long the whole of a run with kills takes, in seconds.
@@ -226,4 +227,33 @@ async fn r18_a_retry_goes_to_the_other_ingest_process() {
     settled(&server, send, &expected).await;
     assert_eq!(open.stop().code(), Some(0));
     assert_eq!(server.stop().code(), Some(0));
+}
+
+/// Each part in a process of its own; the one that is asked has neither sinks nor stores.
+async fn r19_any_process_knows_what_all_of_them_have_done() {
+    let kafka = Kafka::named("asked");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, expected) = generated(folder.path(), 10_000);
+    let part = |name: &str, parts: &[&str], env: &[(&str, &str)]| {
+        let mut start = Start { args: parts.iter().map(|part| (*part).to_owned()).collect(), ..kafka.start() };
+        start.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        start.run(&folder.path().join(name))
+    };
+    let door = part("door", &["ingest"], &[]);
+    let pipelines = part("pipelines", &["pipelines"], &[]);
+    let stores = part("stores", &["sinks", "query"], &[]);
+    let asked = part("asked", &["query"], &[("QUIKFLOW_EMBEDDED_STORES_URL", &stores.query)]);
+    let sent = door.send(&file, &[]).wait_with_output().unwrap();
+    assert_eq!(sent.status.code(), Some(0), "{}", both(&sent));
+    asked.settle();
+    expected.check(&asked).await;
+
+    // Without anyone who runs the sinks, nothing is settled.
+    assert_eq!(stores.stop().code(), Some(0));
+    door.poke(1).await;
+    let waited = asked.command(&["lag", "--wait", "--timeout", "3s"]);
+    assert_eq!(waited.status.code(), Some(1), "{}", both(&waited));
+    for server in [door, pipelines, asked] {
+        assert_eq!(server.stop().code(), Some(0));
+    }
 }

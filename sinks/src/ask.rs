@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub const PATH: &str = "/v1/stores";
 /// The header of a scan's answer that says which offsets it reflects: a JSON object by partition.
 pub const AS_OF: &str = "x-as-of";
+/// Documents of a page at most.
+const LONGEST: usize = 1_000;
 
 /// A read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,11 +108,12 @@ impl ReadSide {
             Ask::Scan { .. } => Err(StoreError::BadRequest("a scan is answered as a stream".into())),
             Ask::Get { table, id } => Ok(json!(self.documents.get(&table, &id).await?)),
             Ask::List { table, equals, from, to, cursor, limit } => {
+                let limit = limit.min(LONGEST);
                 let (from, to) = (from.map(EventTime), to.map(EventTime));
                 Ok(page_json(self.documents.list(&table, &equals, from, to, cursor.as_deref(), limit).await?))
             }
             Ask::Search { query, filter, cursor, limit } => {
-                Ok(page_json(self.search.search(&query, &filter, cursor.as_deref(), limit).await?))
+                Ok(page_json(self.search.search(&query, &filter, cursor.as_deref(), limit.min(LONGEST)).await?))
             }
             Ask::Badge { user } => Ok(self.inbox.badge(&user).await?.into()),
             Ask::MarkRead { user, id } => Ok(self.inbox.mark_read(&user, &id).await?.into()),

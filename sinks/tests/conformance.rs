@@ -343,6 +343,9 @@ async fn changes_are_told_to_who_follows(store: &'static str) {
     target.clear("s").await.expect("cleared");
     assert_eq!(common::next_change(&mut follower).await, Change::Missed);
 
+    // A process that does not write an embedded store does not know when it changes.
+    open.only_reads();
+    assert_eq!(open.read_side().changes.follow("t").is_ok(), afar.is_some(), "{store}");
     let unknown = side.changes.follow("u").expect_err("followed");
     assert!(unknown.to_string().contains("unknown table `u`"), "{unknown}");
     let silent = Plan::new("mongodb", 1);

@@ -6,11 +6,11 @@ use quikflow_pipelines::engine::supervise::Supervisor;
 use quikflow_pipelines::plan::{Half, Plan, TopologyPlan};
 use quikflow_query_api::state::{Freshness, Introspection, IntrospectionError, LagReport, LagRow, PartHealth, SinkHealth};
 use quikflow_sinks::runner::SinkRunner;
-use quikflow_sinks::runner::status::State;
+use quikflow_sinks::runner::status::{Circuit, State};
 use quikflow_sinks::store::TableInfo;
 use quikflow_topics::broker::{Broker, BrokerError, Positions, ResetFrom, TopicStats, TopologyFigures};
 use quikflow_topics::brokers::embedded::EmbeddedBroker;
-use quikflow_topics::catalogue::TopicSpec;
+use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
 use quikflow_topics::share::Work;
@@ -114,10 +114,29 @@ impl Inside {
             rows_of(&format!("sink:{}", sink.sink), &sink.topic, Some(&sink.positions), &stats, &mut rows);
             sinks.push(SinkHealth { sink: sink.sink, store: sink.store, state: sink.state, circuit: sink.circuit });
         }
+        if self.broker.shares(Work::Sinks) > 1 {
+            let missing = |spec: &&Arc<SinkSpec>| !sinks.iter().any(|sink| sink.sink == spec.name);
+            let others: Vec<&Arc<SinkSpec>> = self.plan.catalogue.sinks.iter().filter(missing).collect();
+            sinks.extend(self.sinks_of_others(&others, &mut rows)?);
+        }
         let settled = caught_up && rows.iter().all(|row| row.lag == 0);
         let figures = self.figures(status.as_ref())?.into_iter();
         let late = figures.filter(|(_, f)| f.late > 0).map(|(name, f)| (name, f.late)).collect();
         Ok(LagReport { rows, settled, late, sinks })
+    }
+
+    /// Sinks that other processes run, as far as they said that they have come.
+    fn sinks_of_others(&self, others: &[&Arc<SinkSpec>], rows: &mut Vec<LagRow>) -> Result<Vec<SinkHealth>, BrokerError> {
+        let mut sinks = Vec::new();
+        for spec in others {
+            let group = format!("sink:{}", spec.name);
+            let offsets = self.broker.group_offsets(&group)?.into_iter().filter(|((topic, _), _)| *topic == spec.from);
+            let positions: Positions = offsets.map(|((_, partition), offset)| (partition, offset)).collect();
+            rows_of(&group, &spec.from, Some(&positions), &self.broker.stats(&spec.from)?, rows);
+            let (sink, store) = (spec.name.clone(), spec.store.clone());
+            sinks.push(SinkHealth { sink, store, state: State::Elsewhere, circuit: Circuit::Closed });
+        }
+        Ok(sinks)
     }
 
     /// Everything for `/v1/status`.

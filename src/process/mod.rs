@@ -140,6 +140,9 @@ impl Process {
         let followed = followed(&plan);
         broker.ensure_topics(&all_topics(&plan)).map_err(|error| Failure::usage(error.to_string()))?;
         let stores = Stores::open_with(&setup.data, clock.clone(), &followed, &setup.stores).usage("stores")?;
+        if !(has(Part::Sinks) && setup.local_sinks) {
+            stores.only_reads();
+        }
         let read = stores.read_side();
         let engine = if has(Part::Pipelines) { Some(start_engine(&plan, &broker, &clock, setup.workers)?) } else { None };
         let sinks = if has(Part::Sinks) {

@@ -197,6 +197,11 @@ impl Stores {
         Ok(Stores { twins, reals, reads: Arc::new(reads) })
     }
 
+    /// Says that another process writes the embedded stores: what changes in them is not known here.
+    pub fn only_reads(&self) {
+        self.reads.only_reads();
+    }
+
     /// The read sides of all stores.
     pub fn read_side(&self) -> ReadSide {
         ReadSide {

@@ -136,6 +136,8 @@ pub(crate) struct Reads {
     counts: Option<String>,
     /// Whether marks set in the inbox are known to be among the counts.
     brought: AtomicBool,
+    /// Embedded stores are written by another process, which alone knows when.
+    only_reads: AtomicBool,
 }
 
 impl Reads {
@@ -152,6 +154,11 @@ impl Reads {
     /// Adds a sink's table in an embedded store of another process.
     pub(crate) fn add_elsewhere(&mut self, owner: &Arc<Owner>, form: Form, sink: &SinkSpec) -> Result<(), StoreError> {
         self.add_to(Side::Elsewhere(owner.clone()), form, sink)
+    }
+
+    /// Another process writes the embedded stores.
+    pub(crate) fn only_reads(&self) {
+        self.only_reads.store(true, Ordering::SeqCst);
     }
 
     /// Whether embedded stores are another process's.
@@ -296,13 +303,13 @@ impl Tables for Reads {
 
 impl Changes for Reads {
     fn follow(&self, table: &str) -> Result<Follower, StoreError> {
+        let another =
+            || StoreError::BadRequest(format!("another process writes the table `{table}`, which can be followed there"));
         let follower = match self.table(table)?.side {
+            Side::Twin(_) if self.only_reads.load(Ordering::SeqCst) => return Err(another()),
             Side::Twin(inner) => inner.follow(table),
             Side::Real(store) => store.follow(table),
-            Side::Elsewhere(_) => {
-                let message = format!("another process has the table `{table}`, which can be followed there");
-                return Err(StoreError::BadRequest(message));
-            }
+            Side::Elsewhere(_) => return Err(another()),
         };
         let silent = || StoreError::BadRequest(format!("table `{table}` cannot be followed: its sink's store is not redis"));
         follower.ok_or_else(silent)
