@@ -121,7 +121,7 @@ pub trait Step: Send + Sync {
         None
     }
     /// Where processes share the work and the key of its state is not that of the records: a stateless step
-    /// that combines rows, a piece for each of `shares`, and a stateful one that merges such pieces
+    /// that makes pieces of rows, for each of `shares`, and a stateful one that merges such pieces
     /// (rows of `steps::piece_schema`).
     fn halves(&self, _shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
         None

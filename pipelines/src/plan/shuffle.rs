@@ -1,7 +1,7 @@
 //! A topology that is not divisible is made two where processes share the work (R19).
 //!
-//! The first half is divided by source partition: it runs the stateless steps and combines the rows of a
-//! slice, a piece for each share. The pieces change hands through a topic with a partition for each pair
+//! The first half is divided by source partition: it runs the stateless steps and makes pieces of the rows of a
+//! slice, one for each share (a window combines them, a `count_within` gathers their times by key). The pieces change hands through a topic with a partition for each pair
 //! of shares, so a partition has one writer and its records are in that writer's order. The second
 //! half, divided by the key of the state, merges them.
 //!
@@ -79,11 +79,11 @@ fn halves(topology: &Arc<TopologyPlan>, shares: u32) -> Option<[TopologyPlan; 2]
     if topology.divisible || keyed.iter().filter(|keyed| **keyed).count() != 1 {
         return None;
     }
-    let window = keyed.iter().position(|keyed| *keyed)?;
-    let (combine, merge) = topology.nodes[window].step.halves(shares)?;
-    // What follows the window, itself included: a node comes after those that it reads.
-    let mut after = BTreeSet::from([window]);
-    for (index, node) in topology.nodes.iter().enumerate().skip(window + 1) {
+    let stateful = keyed.iter().position(|keyed| *keyed)?;
+    let (combine, merge) = topology.nodes[stateful].step.halves(shares)?;
+    // What follows it, itself included: a node comes after those that it reads.
+    let mut after = BTreeSet::from([stateful]);
+    for (index, node) in topology.nodes.iter().enumerate().skip(stateful + 1) {
         let behind = |port: &Port| matches!(port, Port::Node { node, .. } if after.contains(node));
         match node.inputs.iter().flatten().map(behind).collect::<BTreeSet<bool>>() {
             all if all == BTreeSet::from([true]) => drop(after.insert(index)),
@@ -93,11 +93,11 @@ fn halves(topology: &Arc<TopologyPlan>, shares: u32) -> Option<[TopologyPlan; 2]
         }
     }
     let shuffle = shuffle_topic(topology, shares);
-    let own = &topology.nodes[window];
+    let own = &topology.nodes[stateful];
     let mut first = Side::default();
     let mut second = Side::default();
     for (index, node) in topology.nodes.iter().enumerate() {
-        if index == window {
+        if index == stateful {
             first.add(index, &NodePlan { kind: "combine", step: combine.clone(), ..own.clone() });
             let inputs = vec![vec![Port::Source(0)]];
             second.places.insert(index, 0);
@@ -114,10 +114,10 @@ fn halves(topology: &Arc<TopologyPlan>, shares: u32) -> Option<[TopologyPlan; 2]
             _ => first.end(output),
         }
     }
-    first.outputs.push(OutputPlan { topic: shuffle.clone(), from: Port::Node { node: first.places[&window], port: 0 } });
+    first.outputs.push(OutputPlan { topic: shuffle.clone(), from: Port::Node { node: first.places[&stateful], port: 0 } });
     let late = TopicSpec {
         name: format!("late.{}.combined", topology.name),
-        doc: format!("Pieces that came after their windows of {} had closed.", topology.name),
+        doc: format!("Pieces that came after what they belong to was closed in {}.", topology.name),
         cleanup: Cleanup::Delete,
         retention: topology.sources.first().and_then(|source| source.topic.retention),
         ..shuffle.as_ref().clone()

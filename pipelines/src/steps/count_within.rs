@@ -1,5 +1,9 @@
 //! `count_within`: fires at the n-th event of a key within a span of time.
 
+mod halves;
+#[cfg(test)]
+mod tests;
+
 use super::codec::{CodecError, Reader, Writer};
 use super::common::{Mistakes, ORIGINS, Origin, broken, columns_of, even, micros, plain};
 use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, keys_of};
@@ -13,6 +17,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use hashbrown::HashMap;
 use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::diagnostics::Diagnostic;
+use quikflow_topics::ids::{Offset, PartitionId};
 use quikflow_topics::schema;
 use quikflow_topics::units::show_duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,6 +120,7 @@ fn plan(ctx: &mut StepContext<'_>) -> Result<Box<dyn Step>, Vec<Diagnostic>> {
     }
 }
 
+#[derive(Clone)]
 struct CountWithin {
     name: String,
     input: StreamSchema,
@@ -124,28 +130,38 @@ struct CountWithin {
     output: StreamSchema,
 }
 
-impl Step for CountWithin {
-    fn outputs(&self) -> Vec<StreamSchema> {
-        vec![self.output.clone()]
+impl CountWithin {
+    fn prepare(&self) -> KeyPrepare {
+        KeyPrepare::new(&self.name, &self.input.arrow, false, self.keys(), Vec::new(), true)
     }
 
-    fn build(&self) -> Operator {
-        let keys: Vec<Expr> = self.by.iter().map(|(_, expr)| expr.clone()).collect();
-        let codec = KeyCodec::new(keys.iter().map(|key| key.data_type.clone()).collect());
-        let prepare = KeyPrepare::new(&self.name, &self.input.arrow, false, keys, Vec::new(), true);
-        let apply = Apply {
+    fn keys(&self) -> Vec<Expr> {
+        self.by.iter().map(|(_, expr)| expr.clone()).collect()
+    }
+
+    fn apply(&self) -> Apply {
+        Apply {
             step: self.name.clone(),
             n: self.n,
             time: self.time,
-            codec,
+            codec: KeyCodec::new(self.by.iter().map(|(_, expr)| expr.data_type.clone()).collect()),
             output: self.output.arrow.clone(),
             horizon: Horizon::new(self.time),
             keys: HashMap::new(),
             expiry: Expiry::new(self.time),
             waiting: Vec::new(),
             unwritten: BTreeMap::new(),
-        };
-        Operator::Keyed { prepare: vec![Box::new(prepare)], apply: Box::new(apply) }
+        }
+    }
+}
+
+impl Step for CountWithin {
+    fn outputs(&self) -> Vec<StreamSchema> {
+        vec![self.output.clone()]
+    }
+
+    fn build(&self) -> Operator {
+        Operator::Keyed { prepare: vec![Box::new(self.prepare())], apply: Box::new(self.apply()) }
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -159,6 +175,10 @@ impl Step for CountWithin {
 
     fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {
         Some(vec![plain(self.by.iter().map(|(_, expr)| expr))])
+    }
+
+    fn halves(&self, shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
+        Some((Arc::new(halves::Divide { step: self.clone(), shares }), Arc::new(halves::Merge { step: self.clone() })))
     }
 
     fn passes_through(&self) -> bool {
@@ -227,6 +247,18 @@ impl Key {
     }
 }
 
+/// An event of a key, where it lies, and the watermark of its own partition.
+struct Event {
+    source: u32,
+    partition: PartitionId,
+    offset: Offset,
+    at: i64,
+    watermark: i64,
+}
+
+/// What made a key fire, the key and the burst.
+type Fired = (Event, Vec<u8>, Burst);
+
 struct Apply {
     step: String,
     n: usize,
@@ -255,6 +287,49 @@ impl Apply {
                 }
             }
         }
+    }
+
+    /// Takes an event that is not late.
+    fn take(&mut self, event: Event, bytes: &[u8]) -> Option<Fired> {
+        let (at, id) = (event.at, hash_wide(bytes));
+        let key = self.keys.entry(id).or_insert_with(|| Key { bytes: bytes.into(), ..Key::default() });
+        let burst = key.take(at, self.n, self.time);
+        self.expiry.add(at, id);
+        let unwritten = self.unwritten.entry(id).or_default();
+        unwritten.0.push(at);
+        let burst = burst?;
+        unwritten.1.push(burst.2);
+        self.expiry.add(burst.2, id);
+        Some((event, bytes.to_vec(), burst))
+    }
+
+    /// The rows of an epoch, and what time has taken away at its end.
+    fn end(&mut self, fired: &[Fired], time: &EpochTime, emit: &mut Emit) -> Result<(), OperatorError> {
+        let (step, watermark) = (self.step.clone(), time.watermark.0);
+        for rows in fired.chunk_by(|a, b| a.0.source == b.0.source) {
+            let time = |values: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) };
+            let mut columns: Vec<ArrayRef> = vec![
+                Arc::new(rows.iter().map(|r| Some(r.0.partition.0)).collect::<UInt32Array>()),
+                Arc::new(rows.iter().map(|r| Some(r.0.offset.0)).collect::<UInt64Array>()),
+                time(rows.iter().map(|r| r.0.at).collect()),
+                Arc::new(rows.iter().map(|r| Some(r.0.watermark)).collect::<Int64Array>()),
+            ];
+            debug_assert_eq!(columns.len(), ORIGINS);
+            let text = |key: &[u8]| {
+                let mut text = String::new();
+                self.codec.text(key, &mut text);
+                Some(text)
+            };
+            columns.push(Arc::new(rows.iter().map(|r| text(&r.1)).collect::<StringArray>()));
+            columns.extend(self.codec.decode(rows.iter().map(|r| r.1.as_slice())).map_err(|e| broken(&step, e))?);
+            columns.push(Arc::new(rows.iter().map(|r| Some(r.2.0)).collect::<Int64Array>()));
+            columns.push(time(rows.iter().map(|r| r.2.1).collect()));
+            columns.push(time(rows.iter().map(|r| r.2.2).collect()));
+            emit.push(Rows { source: rows[0].0.source, batch: super::common::batch(&step, &self.output, columns)? });
+        }
+        self.horizon.advance(watermark);
+        self.forget();
+        Ok(())
     }
 
     fn write<'a>(&mut self, count: usize, keys: impl Iterator<Item = (&'a [u8], &'a [i64], &'a [i64])>) -> Vec<u8> {
@@ -307,8 +382,7 @@ impl Keyed for Apply {
     fn on_epoch_end(&mut self, time: &EpochTime, emit: &mut Emit) -> Result<(), OperatorError> {
         let batches = std::mem::take(&mut self.waiting);
         let step = self.step.clone();
-        // (source, partition, offset, event time, watermark, key, burst)
-        let mut fired: Vec<(u32, u32, u64, i64, i64, Vec<u8>, Burst)> = Vec::new();
+        let mut fired: Vec<Fired> = Vec::new();
         for (index, row) in in_log_order(&step, &batches)? {
             let rows = &batches[index];
             let origin = Origin::of(&step, &rows.batch)?;
@@ -320,45 +394,11 @@ impl Keyed for Apply {
                 continue;
             }
             emit.counts.applied += 1;
-            let bytes = keys_of(&step, rows)?.0.value(row);
-            let id = hash_wide(bytes);
-            let key = self.keys.entry(id).or_insert_with(|| Key { bytes: bytes.into(), ..Key::default() });
-            let burst = key.take(at, self.n, self.time);
-            self.expiry.add(at, id);
-            let unwritten = self.unwritten.entry(id).or_default();
-            unwritten.0.push(at);
-            if let Some(burst) = burst {
-                unwritten.1.push(burst.2);
-                self.expiry.add(burst.2, id);
-                fired.push((rows.source, partition.0, offset.0, at, watermark, bytes.to_vec(), burst));
-            }
+            let event = Event { source: rows.source, partition, offset, at, watermark };
+            fired.extend(self.take(event, keys_of(&step, rows)?.0.value(row)));
         }
-        for rows in fired.chunk_by(|a, b| a.0 == b.0) {
-            let time = |values: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) };
-            let mut columns: Vec<ArrayRef> = vec![
-                Arc::new(rows.iter().map(|r| Some(r.1)).collect::<UInt32Array>()),
-                Arc::new(rows.iter().map(|r| Some(r.2)).collect::<UInt64Array>()),
-                time(rows.iter().map(|r| r.3).collect()),
-                Arc::new(rows.iter().map(|r| Some(r.4)).collect::<Int64Array>()),
-            ];
-            debug_assert_eq!(columns.len(), ORIGINS);
-            let text = |key: &[u8]| {
-                let mut text = String::new();
-                self.codec.text(key, &mut text);
-                Some(text)
-            };
-            columns.push(Arc::new(rows.iter().map(|r| text(&r.5)).collect::<StringArray>()));
-            columns.extend(self.codec.decode(rows.iter().map(|r| r.5.as_slice())).map_err(|e| broken(&step, e))?);
-            columns.push(Arc::new(rows.iter().map(|r| Some(r.6.0)).collect::<Int64Array>()));
-            columns.push(time(rows.iter().map(|r| r.6.1).collect()));
-            columns.push(time(rows.iter().map(|r| r.6.2).collect()));
-            emit.push(Rows { source: rows[0].0, batch: super::common::batch(&step, &self.output, columns)? });
-        }
-        self.horizon.advance(time.watermark.0);
-        self.forget();
-        Ok(())
+        self.end(&fired, time, emit)
     }
-
     fn delta(&mut self) -> Option<Vec<u8>> {
         let unwritten = std::mem::take(&mut self.unwritten);
         if unwritten.is_empty() && !self.horizon.moved {
@@ -394,87 +434,5 @@ impl Keyed for Apply {
     fn state_bytes(&self) -> usize {
         let keys: usize = self.keys.values().map(|key| key.bytes.len() + (key.times.capacity() + key.fired.capacity()) * 8).sum();
         self.keys.capacity() * 100 + keys + self.expiry.bytes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::steps::testing::{Event, SECOND, Shards, event, mistakes, plan};
-
-    const STEP: &str = r#"{ count_within = { n = 5, time = "60s" }, by = { who = "payload.a" }, name = "c" }"#;
-
-    /// Runs events cut into two epochs at each place, restored between; the rows are the same.
-    fn fires(seconds: &[i64]) -> Vec<String> {
-        let step = plan(STEP);
-        let events: Vec<Event> = (0..).zip(seconds).map(|(offset, at)| event(offset, *at, "u1")).collect();
-        let run = |cut: usize| {
-            let mut shards = Shards::new(step.as_ref(), 2);
-            shards.events(&events[..cut]);
-            let mut rows = shards.end(0);
-            let mut shards = shards.restore(step.as_ref(), 1 + cut % 3);
-            let (left, right) = events[cut..].split_at((events.len() - cut) / 2);
-            shards.events(right);
-            shards.events(left);
-            rows.extend(shards.end(0));
-            rows
-        };
-        let rows = run(0);
-        for cut in 1..=events.len() {
-            assert_eq!(run(cut), rows, "R4: cut at {cut}");
-        }
-        rows.iter().map(|row| row.replace("1970-01-01T", "").replace("_key=u1 who=u1 ", "")).collect()
-    }
-
-    #[test]
-    fn four_at_59_and_one_at_01_fire_across_the_minute() {
-        assert_eq!(fires(&[59, 59, 59, 59, 61]), ["count=5 first_time=00:00:59Z last_time=00:01:01Z"]);
-    }
-
-    #[test]
-    fn the_span_is_inclusive_and_order_within_the_disorder_means_nothing() {
-        assert_eq!(fires(&[0, 10, 20, 30, 60]).len(), 1);
-        assert_eq!(fires(&[0, 10, 20, 30, 61]).len(), 0);
-        assert_eq!(fires(&[60, 10, 30, 0, 20]), ["count=5 first_time=00:00:00Z last_time=00:01:00Z"]);
-    }
-
-    #[test]
-    fn a_burst_fires_once_and_a_later_one_again() {
-        let burst: Vec<i64> = (0..50).collect();
-        assert_eq!(fires(&burst), ["count=5 first_time=00:00:00Z last_time=00:00:04Z"]);
-        assert_eq!(fires(&[0, 1, 2, 3, 4, 100, 101, 102, 103, 104]).len(), 2);
-        let long: Vec<i64> = (0..70).collect();
-        assert_eq!(fires(&long).len(), 2, "a burst that goes on fires again after `time`");
-    }
-
-    #[test]
-    fn r6_events_are_forgotten_by_the_watermark_and_older_ones_are_late() {
-        let step = plan(STEP);
-        let mut shards = Shards::new(step.as_ref(), 1);
-        for minute in 0..100i64 {
-            let watermark = (minute * 60 - 5) * SECOND;
-            shards.events(&[Event { watermark, ..event(minute as u64, minute * 60, "u1") }]);
-            shards.end(watermark);
-        }
-        assert!(shards.apply[0].snapshot().len() < 100);
-        shards.events(&[Event { watermark: 99 * 60 * SECOND, ..event(200, 60, "u1") }]);
-        shards.end(0);
-        assert_eq!(shards.late, [(0, 200)]);
-    }
-
-    #[test]
-    fn events_without_a_key_are_left_out_and_mistakes_are_named() {
-        let step = plan(STEP);
-        let mut shards = Shards::new(step.as_ref(), 1);
-        shards.events(&[Event { a: None, ..event(0, 1, "") }]);
-        shards.end(0);
-        assert_eq!(shards.counts.filtered, 1);
-        assert!(
-            mistakes(r#"{ count_within = { n = 0, time = "60s" }, by = { who = "payload.a" }, name = "c" }"#)
-                .contains("from 1 to 100000")
-        );
-        assert!(
-            mistakes(r#"{ count_within = { n = 5, time = "60s" }, by = { count = "payload.a" }, name = "c" }"#)
-                .contains("the step itself writes")
-        );
     }
 }

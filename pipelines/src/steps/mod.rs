@@ -16,6 +16,7 @@ mod join;
 mod keyed;
 mod keys;
 mod map;
+mod pieces;
 mod rekey;
 #[cfg(test)]
 mod testing;
@@ -23,21 +24,8 @@ mod validate;
 mod window;
 
 use crate::step::StepKind;
-use arrow::datatypes::{DataType, Field, Schema};
-use quikflow_topics::schema;
-use std::sync::Arc;
 
-/// The column that holds what a half of a step combined.
-pub(crate) const PIECE: &str = "piece";
-
-/// Rows between the halves of a step: the origin columns, `_key` where they are written (the share that
-/// merges them, as a number), and the piece, absent in rows that only say how far time has come.
-pub(crate) fn piece_schema(written: bool) -> Arc<Schema> {
-    let key = written.then(|| schema::system_field(schema::KEY));
-    let origin = crate::operator::ORIGIN_COLUMNS.map(schema::system_field);
-    let piece = Field::new(PIECE, DataType::Utf8, true);
-    Arc::new(Schema::new(origin.into_iter().chain(key).chain([piece]).collect::<Vec<_>>()))
-}
+pub(crate) use pieces::{PIECE, piece_schema};
 
 /// Every kind of step, in the order of the reference.
 pub const KINDS: &[&StepKind] = &[

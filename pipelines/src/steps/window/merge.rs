@@ -2,22 +2,16 @@
 //!
 //! A share's pieces and state go to one worker; several topologies go to several.
 
-use super::super::common::{ORIGINS, Origin, batch, broken};
+use super::super::common::{Origin, broken};
 use super::super::keys::hash;
+use super::super::pieces::{PIECE, Pieces, no_piece, opened, pieces};
 use super::WindowStep;
 use super::apply::Apply;
-use super::combine::opened;
 use crate::expr::StreamSchema;
-use crate::operator::{
-    DeadRow, Due, Emit, EpochTime, KEY_GROUPS, KEY_HASH, Keyed, LateRow, Operator, OperatorError, Rows, Stateless,
-};
+use crate::operator::{Due, Emit, EpochTime, KEY_GROUPS, Keyed, LateRow, Operator, OperatorError, Rows};
 use crate::step::Step;
-use crate::steps::{PIECE, piece_schema};
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::array::Array;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// The step.
 pub(super) struct MergeStep {
@@ -31,9 +25,7 @@ impl Step for MergeStep {
 
     fn build(&self) -> Operator {
         let place = hash(self.window.name.as_bytes());
-        let mut fields: Vec<FieldRef> = piece_schema(false).fields().to_vec();
-        fields.push(Arc::new(Field::new(KEY_HASH, DataType::UInt64, false)));
-        let prepare = Pieces { step: self.window.name.clone(), place, schema: Arc::new(Schema::new(fields)) };
+        let prepare = Pieces::new(&self.window.name, place);
         Operator::Keyed { prepare: vec![Box::new(prepare)], apply: Box::new(Merge { apply: self.window.apply(), place }) }
     }
 
@@ -62,37 +54,9 @@ impl Step for MergeStep {
     }
 }
 
-/// Rows that only say how far time has come have no piece and stop here.
-struct Pieces {
-    step: String,
-    place: u64,
-    schema: Arc<Schema>,
-}
-
-impl Stateless for Pieces {
-    fn on_rows(&mut self, rows: Rows, emit: &mut Emit) -> Result<(), OperatorError> {
-        let pieces = rows.batch.column(ORIGINS);
-        let there: BooleanArray = (0..pieces.len()).map(|row| Some(pieces.is_valid(row))).collect();
-        let kept = filter_record_batch(&rows.batch, &there).map_err(|e| broken(&self.step, e))?;
-        emit.counts.filtered += (rows.batch.num_rows() - kept.num_rows()) as u64;
-        if kept.num_rows() == 0 {
-            return Ok(());
-        }
-        let mut columns: Vec<ArrayRef> = kept.columns().to_vec();
-        columns.push(Arc::new(UInt64Array::from(vec![self.place; kept.num_rows()])));
-        emit.rows.push((0, Rows { source: rows.source, batch: batch(&self.step, &self.schema, columns)? }));
-        Ok(())
-    }
-}
-
 struct Merge {
     apply: Apply,
     place: u64,
-}
-
-fn pieces<'a>(step: &str, batch: &'a RecordBatch) -> Result<&'a StringArray, OperatorError> {
-    let column = batch.column(ORIGINS).as_any().downcast_ref::<StringArray>();
-    column.ok_or_else(|| broken(step, format!("column `{PIECE}` is no text")))
 }
 
 impl Keyed for Merge {
@@ -105,15 +69,7 @@ impl Keyed for Merge {
             let (source, (partition, offset)) = (rows.source, origin.place(row));
             let Some(bytes) = opened(pieces.value(row)) else {
                 emit.counts.dead += 1;
-                emit.dead.push(DeadRow {
-                    source,
-                    partition,
-                    offset,
-                    cause: "validation",
-                    code: "piece".to_owned(),
-                    path: Some(PIECE.to_owned()),
-                    message: "not a piece that this version combined, or a damaged one".to_owned(),
-                });
+                emit.dead.push(no_piece(source, partition, offset));
                 continue;
             };
             // A window of it had closed: another share's records of long ago, the first ever of theirs. What is
