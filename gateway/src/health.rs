@@ -33,6 +33,7 @@ pub fn health_routes(ready: Ready, metrics: Metrics) -> Router {
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics()) }
     };
     Router::new()
+        .route("/health", get(|| async { "live\n" }))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(is_ready))
         .route("/metrics", get(render))

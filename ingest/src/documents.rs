@@ -3,26 +3,29 @@
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use quikflow_topics::{Catalogue, EventSpec, FieldSpec, FieldType};
 use serde_json::{Map, Value, json};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+fn serve(document: &Value) -> MethodRouter {
+    let body = Bytes::from(serde_json::to_vec_pretty(document).unwrap_or_default());
+    get(move || {
+        let body = body.clone();
+        async move { ([(CONTENT_TYPE, "application/json")], body) }
+    })
+}
+
+/// The document of events and sockets alone, for addresses that have an OpenAPI document of their own.
+pub fn asyncapi_route(catalogue: &Catalogue) -> Router {
+    Router::new().route("/asyncapi.json", serve(&asyncapi(catalogue)))
+}
+
 /// The routes; the documents are made once.
 pub fn routes(catalogue: &Catalogue) -> Router {
-    let serve = |document: Value| {
-        let body = Bytes::from(serde_json::to_vec_pretty(&document).unwrap_or_default());
-        get(move || {
-            let body = body.clone();
-            async move { ([(CONTENT_TYPE, "application/json")], body) }
-        })
-    };
     let page: Router = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
-    Router::new()
-        .route("/openapi.json", serve(openapi(catalogue)))
-        .route("/asyncapi.json", serve(asyncapi(catalogue)))
-        .merge(page)
+    Router::new().route("/openapi.json", serve(&openapi(catalogue))).merge(asyncapi_route(catalogue)).merge(page)
 }
 
 /// A field's JSON Schema.

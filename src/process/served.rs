@@ -67,7 +67,8 @@ pub(crate) fn query(
 ) -> Result<Router, Failure> {
     let process = Arc::new(Asked(inside.clone()));
     let state = QueryState::new(read, inside.broker.clone(), process, inside.clock.clone(), QueryLimits::default(), closing)?;
-    Ok(guard(quikflow_query_api::router(state).merge(own(inside)), auth.clone()))
+    let events = quikflow_ingest::documents::asyncapi_route(&inside.plan.catalogue);
+    Ok(guard(quikflow_query_api::router(state).merge(events).merge(own(inside)), auth.clone()))
 }
 
 /// The address that every process may have, whichever parts it runs: health, metrics, status.

@@ -80,6 +80,17 @@ fn measure(kafka: &Kafka, name: &str, declared: &str, options: EngineOptions, tr
     Ok(answer)
 }
 
+/// A process that does not outlive the benchmark, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) && self.0.kill().is_ok() {
+            drop(self.0.wait());
+        }
+    }
+}
+
 /// Processes that share the topology's work, until all is read; the answer.
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: usize, records: u64) -> Outcome<u64> {
@@ -94,15 +105,15 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     let sources = plan.topologies.iter().flat_map(|topology| &topology.sources);
     topics.extend(sources.map(|source| (source.topic.name.clone(), source.topic.clone())));
     broker.ensure_topics(&topics.into_values().collect::<Vec<_>>())?;
-    let start = |number: usize| -> Outcome<Child> {
+    let start = |number: usize| -> Outcome<Running> {
         let mut command = Command::new(QUIKFLOW);
         command.args(["run", "pipelines", "--workers", "1", "--topologies"]).arg(&file);
         command.arg("--data").arg(folder.join(format!("{name}-{number}"))).env("QUIKFLOW_BROKER", kafka.url());
         let log = std::fs::File::create(folder.join(format!("{name}-{number}.log")))?;
-        Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
+        Ok(Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?))
     };
     // From the first record read, when all of them have their shares.
-    let mut children: Vec<Child> = (0..count).map(start).collect::<Outcome<_>>()?;
+    let mut children: Vec<Running> = (0..count).map(start).collect::<Outcome<_>>()?;
     let offsets = |of: &str, from: &str| -> Outcome<u64> {
         let offsets = broker.group_offsets(&format!("topology:{of}"))?;
         Ok(offsets.iter().filter(|((topic, _), _)| topic == from).map(|(_, offset)| offset.0).sum())
@@ -119,7 +130,7 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     loop {
         let done = read()?;
         if done > 0 && started.is_none() {
-            let cpu: f64 = children.iter().map(|child| cpu_seconds(child.id())).sum();
+            let cpu: f64 = children.iter().map(|child| cpu_seconds(child.0.id())).sum();
             started = Some((Instant::now(), done, cpu));
         }
         if done >= records && merged()? {
@@ -129,8 +140,8 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
     }
     let (began, before, cpu) = started.ok_or("nothing was read")?;
     let wall = began.elapsed().as_secs_f64();
-    let cpu = children.iter().map(|child| cpu_seconds(child.id())).sum::<f64>() - cpu;
-    let peak = children.iter().map(|child| peak_mib(child.id())).fold(0.0, f64::max);
+    let cpu = children.iter().map(|child| cpu_seconds(child.0.id())).sum::<f64>() - cpu;
+    let peak = children.iter().map(|child| peak_mib(child.0.id())).fold(0.0, f64::max);
     let counted = (records - before) as f64;
     println!(
         "{:<58} {:>11.0} events/s {:>7.2} CPU s/M {wall:>7.2} s {peak:>6.0} MiB",
@@ -139,8 +150,8 @@ fn processes(kafka: &Kafka, folder: &Path, name: &str, declared: &str, count: us
         cpu / counted * 1e6
     );
     for child in &mut children {
-        Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
-        child.wait()?;
+        Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status()?;
+        child.0.wait()?;
     }
     let output = topology.outputs.first().ok_or("no output")?.topic.name.clone();
     let found = answer(broker.as_ref(), &output)?;
