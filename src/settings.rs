@@ -40,7 +40,7 @@ pub(crate) const KNOWN: [(&str, bool, &str); 30] = [
         false,
         "the query address of the process that has the embedded stores (audit log, outbox): a `run query` elsewhere reads them from it",
     ),
-    ("smtp_url", true, "e-mail; the local outbox when not set"),
+    ("smtp_url", true, "not served yet: e-mail is written to the local outbox, and the start refuses the setting"),
     ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
     ("url", false, "the running process that commands ask"),
     ("ingest_url", false, "the ingest address that `send` and `demo` use"),
@@ -186,11 +186,15 @@ impl Settings {
             ("redis_url", "Redis", "redis", cfg!(feature = "redis")),
             ("mysql_url", "MySQL", "mysql", cfg!(feature = "mysql")),
             ("mysql_replica_url", "MySQL", "mysql", cfg!(feature = "mysql")),
-            ("smtp_url", "SMTP", "smtp", false),
         ] {
             if self.get(setting).is_some() && !there {
                 return missing(what, setting, feature);
             }
+        }
+        if self.get("smtp_url").is_some() {
+            return Err(Failure::usage(
+                "`smtp_url` is set, and no build sends e-mail by SMTP yet: unset QUIKFLOW_SMTP_URL to have it written to the outbox",
+            ));
         }
         if self.get("mysql_replica_url").is_some() && self.get("mysql_url").is_none() {
             return Err(Failure::usage("`mysql_replica_url` is set without `mysql_url`, the server it follows"));
@@ -289,5 +293,7 @@ mod tests {
             assert!(!failure.message.contains("pw"), "{}", failure.message);
         }
         assert!(Settings::from("q.toml", "broker = \"embedded\"", &none).unwrap().check_components().is_ok());
+        let smtp = Settings::from("q.toml", "smtp_url = \"smtp://u:pw@h\"", &none).unwrap().check_components().unwrap_err();
+        assert!(smtp.message.contains("QUIKFLOW_SMTP_URL") && !smtp.message.contains("pw"), "{}", smtp.message);
     }
 }
