@@ -178,7 +178,7 @@ impl Step for CountWithin {
     }
 
     fn halves(&self, shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
-        Some((Arc::new(halves::Divide { step: self.clone(), shares }), Arc::new(halves::Merge { step: self.clone() })))
+        Some(super::halves::halves(self, shares))
     }
 
     fn passes_through(&self) -> bool {

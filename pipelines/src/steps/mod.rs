@@ -12,6 +12,7 @@ mod count_within;
 mod dedupe;
 mod explode;
 mod filter;
+mod halves;
 mod join;
 mod keyed;
 mod keys;

@@ -6,20 +6,20 @@
 //! * [`apply`]: the open windows
 //! * [`groups`]: (window, key) → slot
 //! * [`state`]: the stored form
-//! * [`combine`], [`merge`]: its halves where processes share the work
+//! * [`halves`]: divided among processes
 
 mod apply;
 mod assign;
 mod calls;
-mod combine;
 mod groups;
-mod merge;
+mod halves;
 mod prepare;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use super::common::{Mistakes, columns_of, even, micros, plain};
+use super::halves::halves;
 use super::keys::{KeyCodec, can_be_key};
 use super::map::column_name;
 use crate::expr::{AggregateCall, Expr, StreamSchema};
@@ -29,8 +29,6 @@ use apply::Apply;
 use arrow::datatypes::{DataType, Field, Schema};
 use assign::Windows;
 use calls::{Calls, Planned};
-use combine::CombineStep;
-use merge::MergeStep;
 use prepare::Prepare;
 use quikflow_topics::catalogue::TopicKind;
 use quikflow_topics::declaration::{Node, Table};
@@ -241,8 +239,7 @@ impl Step for WindowStep {
     }
 
     fn halves(&self, shares: u32) -> Option<(Arc<dyn Step>, Arc<dyn Step>)> {
-        let combine = CombineStep { window: self.clone(), shares };
-        Some((Arc::new(combine), Arc::new(MergeStep { window: self.clone() })))
+        Some(halves(self, shares))
     }
 
     fn passes_through(&self) -> bool {
