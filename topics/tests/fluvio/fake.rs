@@ -1,5 +1,5 @@
 //! A cluster in memory that fails by seed: answers get lost before or after the deed, writes come
-//! late, in part or twice, connections break for a while, processes die between two calls. Time is
+//! late, in part or twice, reads leave records out, connections break for a while, processes die between two calls. Time is
 //! virtual: a pause moves it.
 
 use quikflow_topics::brokers::fluvio::{Endpoint, Fault, Found, NewTopic, Raw};
@@ -64,6 +64,8 @@ pub(crate) struct Fake {
     faults: u64,
     dice: Mutex<Dice>,
     pub(crate) calls: AtomicU64,
+    /// Reads that left records out.
+    pub(crate) holes: AtomicU64,
     pub(crate) pauses: Mutex<Vec<Duration>>,
 }
 
@@ -75,6 +77,7 @@ impl Fake {
             faults,
             dice: Mutex::new(Dice::new(seed)),
             calls: AtomicU64::new(0),
+            holes: AtomicU64::new(0),
             pauses: Mutex::default(),
         })
     }
@@ -213,10 +216,21 @@ impl Endpoint for Line {
     }
 
     fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, Fault> {
-        let fault = self.fake.fault(1);
+        let fault = self.fake.fault(2);
         self.call(|world| {
-            fault.map_or(Ok(()), |_| Err(lost()))?;
-            Ok(world.topics[topic][partition as usize].iter().skip(from as usize).take(most).cloned().collect())
+            let log = &world.topics[topic][partition as usize];
+            let mut found: Vec<Found> = log.iter().skip(from as usize).take(most).cloned().collect();
+            match fault {
+                None => {}
+                // A stretch is left out, as a stream does whose bytes were cut within a batch.
+                Some((0, drawn)) if found.len() > 1 => {
+                    let first = (drawn % (found.len() as u64 - 1)) as usize;
+                    found.drain(first..first + 1 + (drawn >> 32) as usize % (found.len() - 1 - first));
+                    self.fake.holes.fetch_add(1, Ordering::SeqCst);
+                }
+                Some(_) => return Err(lost()),
+            }
+            Ok(found)
         })
     }
 

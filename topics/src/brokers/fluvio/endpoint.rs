@@ -75,7 +75,8 @@ pub trait Endpoint: Send + Sync + 'static {
     /// See [`Fault`].
     fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<Vec<u64>, Fault>;
     /// Replicated records from an offset on, in order, at most so many and no more than some MiB of
-    /// them; none only at the end. From below the first record kept: from that one on.
+    /// them; none only at the end. From below the first record kept: from that one on. Some may be left out, which
+    /// their offsets show.
     ///
     /// # Errors
     /// See [`Fault`].
@@ -128,9 +129,20 @@ impl Cluster {
         call(self.endpoint.as_ref())
     }
 
-    /// All of a partition from an offset on, in steps.
+    /// A partition's records from an offset on, none left out: a cluster's stream may skip records where its bytes
+    /// were cut within a batch, so only what follows without a hole is taken.
     pub(super) fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, BrokerError> {
-        self.call(&format!("reading topic `{topic}`"), |endpoint| endpoint.read(topic, partition, from, most))
+        self.call(&format!("reading topic `{topic}`"), |endpoint| {
+            let mut found = endpoint.read(topic, partition, from, most)?;
+            let first = found.first().map_or(from, |found| found.offset);
+            // Retention may have taken what was asked for.
+            if first > from && first > endpoint.bounds(topic, partition)?.0 {
+                return Err(Fault::Lost(format!("asked for offset {from}, it gave {first}")));
+            }
+            let whole = found.iter().zip(first..).take_while(|(found, offset)| found.offset == *offset).count();
+            found.truncate(whole);
+            Ok(found)
+        })
     }
 
     /// The first offset kept and the next to be written.
