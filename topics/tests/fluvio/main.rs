@@ -17,6 +17,7 @@ mod fake;
 #[path = "../../../tests/support/harness.rs"]
 mod harness;
 
+use arrow::array::{RecordBatch, StringArray};
 use common::{conformance, lane, letter, piece, read, read_good, rows, spec};
 use fake::{Dice, Fake, Line};
 use quikflow_topics::broker::{Append, Broker, BrokerError, EpochCommit, Guarantee, Positions, ResetFrom, StateKind};
@@ -42,6 +43,7 @@ crate::tests! {
     a_long_journal_is_begun_anew,
     what_does_not_fit_is_said_at_the_start,
     the_same_calls_on_a_real_cluster,
+    all_of_a_long_partition_is_read_from_a_real_cluster,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -268,14 +270,14 @@ fn one_run(seed: u64) -> (usize, usize, usize) {
     assert!(door.windows(2).all(|pair| pair[0] < pair[1]), "a record twice: {door:?}");
     assert!(model.sure.iter().all(|n| door.binary_search(n).is_ok()), "a record is missing");
     assert!(door.iter().all(|n| model.sure.contains(n) || model.perhaps.contains(n)), "a record from nowhere");
-    from_the_middle(last.as_ref(), &mut dice);
+    from_the_middle(last.as_ref(), &["out", "events", "door"], &mut dice);
     let stored: usize = ["test-out", "test-events", "test-door"].iter().map(|topic| fake.stored(topic)).sum();
     (stored - model.outputs.len() - in_order.len() - door.len(), crashes, failures)
 }
 
 /// A reader that begins in the middle sees the rest of what one from the start has seen.
-fn from_the_middle(broker: &dyn Broker, dice: &mut Dice) {
-    for topic in ["out", "events", "door"] {
+fn from_the_middle(broker: &dyn Broker, topics: &[&str], dice: &mut Dice) {
+    for topic in topics {
         let (whole, ends) = read(broker, topic, &Positions::new());
         let mut reader = broker.reader(topic, &Positions::new()).unwrap();
         for _ in 0..dice.below(4) {
@@ -432,15 +434,47 @@ fn what_does_not_fit_is_said_at_the_start() {
     assert_eq!((right.address.as_str(), right.prefix.as_str()), ("h:9003", "mine"));
 }
 
-fn the_same_calls_on_a_real_cluster() {
+/// The broker on the cluster that the environment names, with topics of its own; none where this build has no client.
+fn real() -> Option<Arc<FluvioBroker>> {
     let address = harness::server("QUIKFLOW_TEST_FLUVIO");
     #[cfg(not(feature = "fluvio"))]
-    harness::skip(format!("this build has no feature fluvio; {address} is not asked"));
+    {
+        harness::skip(format!("this build has no feature fluvio; {address} is not asked"));
+        None
+    }
     #[cfg(feature = "fluvio")]
     {
-        let stamp = SystemClock::shared().now().0;
-        let options = FluvioOptions::from_url(&format!("fluvio://{address}/t{stamp}"), SystemClock::shared()).unwrap();
-        let broker = FluvioBroker::open(options).unwrap();
-        compare(&conformance(broker.as_ref()), &expected());
+        static NTH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let (stamp, nth) = (SystemClock::shared().now().0, NTH.fetch_add(1, Ordering::SeqCst));
+        let url = format!("fluvio://{address}/t{stamp}-{nth}");
+        let options = FluvioOptions::from_url(&url, SystemClock::shared()).unwrap();
+        Some(FluvioBroker::open(options).unwrap())
     }
+}
+
+fn the_same_calls_on_a_real_cluster() {
+    let Some(broker) = real() else { return };
+    compare(&conformance(broker.as_ref()), &expected());
+}
+
+/// More than a stream gives at once, whose bytes are cut within batches, and records larger than that.
+fn all_of_a_long_partition_is_read_from_a_real_cluster() {
+    let Some(broker) = real() else { return };
+    let events = spec("events", TopicKind::Events);
+    broker.ensure_topics(std::slice::from_ref(&events)).unwrap();
+    let last = 60_000;
+    for first in (0..last).step_by(3_000) {
+        let lines: Vec<u64> = (first + 1..=first + 3_000).collect();
+        broker.append(lane(&events, first, &lines)).unwrap().wait().unwrap();
+    }
+    let mut large = rows(&events, &[last as i64 + 1, last as i64 + 2]);
+    let at = large.rows.schema().index_of("text").unwrap();
+    let mut columns = large.rows.columns().to_vec();
+    columns[at] = Arc::new(StringArray::from_iter_values(["x".repeat(2 << 20), "y".repeat(3 << 20)]));
+    large.rows = RecordBatch::try_new(large.rows.schema(), columns).unwrap();
+    broker.append(Append { rows: vec![large], ..Append::default() }).unwrap().wait().unwrap();
+    let found = numbers(broker.as_ref(), "events");
+    assert_eq!(found.len() as u64, last + 2);
+    assert!(found.iter().zip(1..).all(|(found, n)| *found == n), "some twice, others not");
+    from_the_middle(broker.as_ref(), &["events"], &mut Dice::new(11));
 }

@@ -1,8 +1,8 @@
 //! A real cluster behind the seam (feature `fluvio`).
 //!
 //! The client's futures run on a runtime of its own, so that calls may come from any thread. No
-//! broker can be had from the package registries: this file is shown to compile, and by
-//! `topics/tests/fluvio.rs` where `QUIKFLOW_TEST_FLUVIO` names a cluster.
+//! broker can be had from the package registries: this file is shown by `topics/tests/fluvio`
+//! where `QUIKFLOW_TEST_FLUVIO` names a cluster.
 
 use super::endpoint::{Endpoint, Fault, Found, NewTopic, Raw};
 use super::{FluvioOptions, Tls};
@@ -25,6 +25,10 @@ use std::time::Duration;
 const CALL: Duration = Duration::from_secs(20);
 /// Bytes after which a call has read enough.
 const READ: usize = 8 << 20;
+/// Bytes that a stream brings at once: what is cut off is sent again.
+const AT_ONCE: i32 = 1 << 20;
+/// The same where a single batch may be larger, which would never come otherwise; more than clients write at once.
+const AT_MOST: i32 = 64 << 20;
 /// Most bytes of one request and of one batch.
 const REQUEST: usize = 4 << 20;
 
@@ -151,13 +155,26 @@ impl Inner {
         Ok(producer)
     }
 
-    /// Records from an offset to the end, at most so many.
+    /// Records from an offset to the end, at most so many; none only at the end.
     async fn some(&self, topic: &str, partition: u32, from: Offset, most: usize) -> Result<Vec<Found>, anyhow::Error> {
+        let found = self.fetch(topic, partition, from.clone(), most, AT_ONCE).await?;
+        if found.is_empty() { self.fetch(topic, partition, from, most, AT_MOST).await } else { Ok(found) }
+    }
+
+    async fn fetch(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        most: usize,
+        bytes_at_once: i32,
+    ) -> Result<Vec<Found>, anyhow::Error> {
         let config = ConsumerConfigExtBuilder::default()
             .topic(topic)
             .partition(partition)
             .offset_start(from)
             .isolation(Isolation::ReadCommitted)
+            .max_bytes(bytes_at_once)
             .disable_continuous(true)
             .retry_mode(RetryMode::Disabled)
             .build()?;
