@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What can be set: name, whether it is a secret, what for.
-pub(crate) const KNOWN: [(&str, bool, &str); 30] = [
+pub(crate) const KNOWN: [(&str, bool, &str); 31] = [
     ("broker", false, "embedded (default), kafka://host:port,… or fluvio://host:port"),
     ("kafka_user", false, "who signs in to Kafka; without it nobody does"),
     ("kafka_password", true, "the password of kafka_user"),
@@ -42,6 +42,12 @@ pub(crate) const KNOWN: [(&str, bool, &str); 30] = [
     ),
     ("smtp_url", true, "not served yet: e-mail is written to the local outbox, and the start refuses the setting"),
     ("token", true, "the bearer token that both addresses ask for; needed outside loopback"),
+    (
+        "jwt_key",
+        true,
+        "the RSA private key (PEM, 2048 bits or more) that access tokens are signed with: one for all processes of a system; \
+         when not set, the process makes one in its data directory",
+    ),
     ("url", false, "the running process that commands ask"),
     ("ingest_url", false, "the ingest address that `send` and `demo` use"),
     ("data", false, "the data directory"),

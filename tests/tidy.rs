@@ -19,12 +19,14 @@ const EDGES: [(&str, &[&str]); 6] = [
     ("gateway", &["topics"]),
     ("ingest", &["topics", "gateway"]),
     ("pipelines", &["topics"]),
-    ("sinks", &["topics"]),
+    ("sinks", &["topics", "gateway"]),
     ("query-api", &["topics", "gateway", "sinks"]),
 ];
 
 /// (imported crate, the folders that may import it).
-const IMPORTS: [(&str, &[&str]); 4] = [
+const IMPORTS: [(&str, &[&str]); 6] = [
+    ("jsonwebtoken", &["gateway/src/sign_in/"]),
+    ("argon2", &["gateway/src/sign_in/"]),
     ("timely", &["pipelines/src/engine/"]),
     ("rdkafka", &["topics/src/brokers/kafka/"]),
     ("rusqlite", &["topics/src/brokers/embedded/", "topics/src/brokers/kafka/copy.rs", "sinks/src/stores/"]),

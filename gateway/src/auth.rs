@@ -3,8 +3,10 @@
 //! Only the token's SHA-256 is kept; tokens are compared by their digests in constant time, so the
 //! time taken tells nothing about how much of a guess was right.
 
+use crate::sign_in::SignIn;
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 /// The variable that holds the token.
@@ -42,14 +44,15 @@ pub enum GatewayError {
     WeakToken(&'static str),
 }
 
-/// Who sends: the scope of event ids. Empty on an open loopback door.
+/// Who sends: the scope of event ids. Empty on an open loopback door; `user:<id>` of one who is signed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal(pub String);
 
-/// What a request has to show.
+/// What a request has to show: the token, or an access token of somebody who is signed in.
 #[derive(Clone, Default)]
 pub struct Auth {
     digest: Option<[u8; 32]>,
+    pub(crate) sign_in: Option<Arc<SignIn>>,
 }
 
 impl std::fmt::Debug for Auth {
@@ -73,7 +76,14 @@ impl Auth {
         if token.len() < SHORTEST || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(GatewayError::WeakToken(origin));
         }
-        Ok(Auth { digest: Some(Sha256::digest(token.as_bytes()).into()) })
+        Ok(Auth { digest: Some(Sha256::digest(token.as_bytes()).into()), sign_in: None })
+    }
+
+    /// The same, and who is signed in may pass as far as its role goes.
+    #[must_use]
+    pub fn with_sign_in(mut self, sign_in: Arc<SignIn>) -> Auth {
+        self.sign_in = Some(sign_in);
+        self
     }
 
     /// What the environment says; [`Auth::open`] where it says nothing. An empty token is refused
@@ -105,10 +115,16 @@ impl Auth {
     /// Whether the value of an `Authorization` header is the token.
     pub fn admits(&self, header: &[u8]) -> bool {
         let Some(digest) = &self.digest else { return false };
-        let Some((scheme, token)) = header.split_at_checked(7) else { return false };
-        let given: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
-        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(digest))
+        let Some(token) = bearer(header) else { return false };
+        let given: [u8; 32] = Sha256::digest(token).into();
+        bool::from(given.ct_eq(digest))
     }
+}
+
+/// The token in the value of an `Authorization` header.
+pub(crate) fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// Whether `addr` may be served with `auth`.

@@ -1,58 +1,123 @@
 //! The layer in front of every route.
 //!
-//! With a token set, each request has to carry it, from loopback too, except `/health/*`.
+//! With a token set, each request has to carry it, or the access token of somebody who is signed in, from
+//! loopback too, except `/health/*` and `/api/auth/*`.
 //!
 //! Without one only loopback is served, and anyone at this machine may pass; but a browser at this
 //! machine also runs pages of strangers. So a request is refused that a page of another origin sent
 //! (`Origin`, `Sec-Fetch-Site`), and one whose `Host` is not a local name: a stranger's name that
 //! was made to point to 127.0.0.1 (DNS rebinding) still stands in `Host`.
 
+pub(crate) use crate::auth::bearer;
 use crate::auth::{Auth, Principal};
+use crate::permission;
 use crate::problem::Problem;
+use crate::sign_in::SignedIn;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Puts the guard in front of all routes of `router`. Handlers find a [`Principal`] among the
-/// request's extensions.
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever runs the system: by its token, or from this machine where there is none.
+    Operator,
+    /// A user who is signed in, held to [`crate::permission`].
+    User(SignedIn),
+}
+
+impl Caller {
+    /// The user whom a path means: `me` is who is signed in.
+    pub fn meant<'a>(&'a self, user: &'a str) -> &'a str {
+        match self {
+            Caller::User(who) if user == "me" => &who.user,
+            _ => user,
+        }
+    }
+
+    /// The scope of its event ids.
+    fn principal(&self, auth: &Auth) -> Principal {
+        match self {
+            Caller::Operator if auth.required() => Principal("token".to_owned()),
+            Caller::Operator => Principal::default(),
+            Caller::User(who) => Principal(format!("user:{}", who.user)),
+        }
+    }
+}
+
+/// Puts the guard in front of all routes of `router`. Handlers find a [`Principal`] and a [`Caller`] among
+/// the request's extensions.
 pub fn guard(router: Router, auth: Arc<Auth>) -> Router {
     router.layer(from_fn_with_state(auth, check))
 }
 
-async fn check(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with("/health/") {
-        match admit(&auth, request.headers()) {
-            Ok(principal) => drop(request.extensions_mut().insert(principal)),
-            Err(refused) => return *refused,
-        }
+async fn check(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/health/") {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let (mut head, body) = request.into_parts();
+    match admit(&auth, &head).await {
+        Ok((principal, caller)) => {
+            head.extensions.insert(principal);
+            head.extensions.insert(caller);
+            next.run(Request::from_parts(head, body)).await
+        }
+        Err(refused) => *refused,
+    }
 }
 
-/// Who asks, by the headers of a request.
+/// Who asks, by the head of a request, where it may.
 ///
 /// # Errors
-/// The refusal: 401, 403.
-pub fn admit(auth: &Auth, headers: &HeaderMap) -> Result<Principal, Box<Response>> {
+/// The refusal: 401, 403; 503 where it cannot be found out.
+pub async fn admit(auth: &Auth, head: &Parts) -> Result<(Principal, Caller), Box<Response>> {
+    let caller = caller(auth, head).await.map_err(Box::new)?;
+    Ok((caller.principal(auth), caller))
+}
+
+async fn caller(auth: &Auth, head: &Parts) -> Result<Caller, Response> {
+    let given = head.headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+    if auth.admits(given) {
+        return Ok(Caller::Operator);
+    }
+    // Whoever signs in has nothing to show yet, or what is over.
+    let open = permission::is_open(&head.method, head.uri.path());
+    if !open && let Some(who) = signed_in(auth, given).await? {
+        permission::check(&who, &head.method, &head.uri).map_err(IntoResponse::into_response)?;
+        return Ok(Caller::User(who));
+    }
     if auth.required() {
-        let given = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
-        if !auth.admits(given) {
-            let detail = "send the server's token: `Authorization: Bearer …` (QUIKFLOW_TOKEN)";
-            let mut refused = Problem::new(401, "unauthorized", "a token is needed").detail(detail).into_response();
-            refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            return Err(Box::new(refused));
-        }
-        return Ok(Principal("token".to_owned()));
+        return if open { Ok(Caller::Operator) } else { Err(unknown()) };
     }
-    match foreign(headers) {
-        Some(why) => Err(Box::new(Problem::new(403, "foreign_origin", "not from another site").detail(why).into_response())),
-        None => Ok(Principal::default()),
+    match foreign(&head.headers) {
+        Some(why) => Err(Problem::new(403, "foreign_origin", "not from another site").detail(why).into_response()),
+        None => Ok(Caller::Operator),
     }
+}
+
+/// The user of an access token; none where nothing like one was given.
+async fn signed_in(auth: &Auth, given: &[u8]) -> Result<Option<SignedIn>, Response> {
+    let Some(sign_in) = &auth.sign_in else { return Ok(None) };
+    let token = bearer(given).and_then(|token| std::str::from_utf8(token).ok());
+    let Some(token) = token.filter(|token| token.matches('.').count() == 2) else { return Ok(None) };
+    match sign_in.who(token).await {
+        Ok(Some(who)) => Ok(Some(who)),
+        Ok(None) => Err(unknown()),
+        Err(away) => Err(Problem::from(away).into_response()),
+    }
+}
+
+fn unknown() -> Response {
+    let detail = "send an access token, or the server's token: `Authorization: Bearer …` (QUIKFLOW_TOKEN)";
+    let mut refused = Problem::new(401, "unauthorized", "a token is needed").detail(detail).into_response();
+    refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    refused
 }
 
 /// Why a request to an open loopback door is not this machine's own.

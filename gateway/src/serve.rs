@@ -2,6 +2,7 @@
 //!
 //! Past the limit new connections wait in the system's queue; none is accepted and dropped.
 
+use crate::peer::Peer;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
@@ -94,7 +95,7 @@ where
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok((stream, address)) => (stream, Peer(address)),
             Err(error) if of_one_connection(&error) => continue,
             Err(error) => {
                 // Out of file descriptors or memory: some will be free again soon.
@@ -107,7 +108,7 @@ where
         };
         let (answer, limits, closing) = (answer.clone(), limits.clone(), closing.subscribe());
         connections.spawn(async move {
-            connection(stream, answer, &limits, closing).await;
+            connection(stream.0, stream.1, answer, &limits, closing).await;
             drop(permit);
         });
     }
@@ -126,7 +127,7 @@ fn of_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection<F, A>(stream: TcpStream, answer: F, limits: &ServeLimits, mut closing: watch::Receiver<bool>)
+async fn connection<F, A>(stream: TcpStream, peer: Peer, answer: F, limits: &ServeLimits, mut closing: watch::Receiver<bool>)
 where
     F: Fn(Request<Incoming>) -> A + Send,
     A: Future<Output = Response> + Send + 'static,
@@ -137,7 +138,11 @@ where
     }
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.max_head_bytes.max(8192));
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        // Only these ask; a place among the extensions is an allocation.
+        if request.uri().path().starts_with("/api/") {
+            request.extensions_mut().insert(peer);
+        }
         let answered = answer(request);
         async move { Ok::<_, Infallible>(answered.await) }
     });

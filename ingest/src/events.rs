@@ -46,8 +46,8 @@ impl Events {
         B: HttpBody<Data = Bytes> + Send,
     {
         let (head, body) = request.into_parts();
-        let principal = match admit(&self.auth, &head.headers) {
-            Ok(principal) => principal,
+        let principal = match admit(&self.auth, &head).await {
+            Ok((principal, _)) => principal,
             Err(refused) => return *refused,
         };
         let wanted = match head.uri.query().map(|_| Query::<Wanted>::try_from_uri(&head.uri)) {
@@ -57,6 +57,26 @@ impl Events {
         };
         take(&self.door, None, principal, &wanted, &head.headers, body).await.into_response()
     }
+
+    /// Publishes one event that the system itself makes; answers when it is durable.
+    ///
+    /// # Errors
+    /// 422 where the event type is not declared or its rules refuse a field; 429, 503.
+    pub async fn publish(&self, event: &str) -> Result<(), Problem> {
+        publish(&self.door, event, "system".to_owned()).await.map(drop)
+    }
+}
+
+/// Publishes one event that the system itself makes, durably, by the door's own rules.
+///
+/// # Errors
+/// 422 where the event type is not declared or its rules refuse a field; 429, 503.
+pub(crate) async fn publish(door: &Door, event: &str, principal: String) -> Result<Accepted, Problem> {
+    let room = door.reserve(event.len())?;
+    let order = Order { places: true, principal, ..Order::default() };
+    let answer = decode(door, Form::Json, event.as_bytes(), &order)?.append(door, &order)?.answer().await;
+    drop(room);
+    answer
 }
 
 /// `POST /v1/topics/{topic}/records`: only event types of that topic.

@@ -3,9 +3,8 @@
 //! They become MEMBER_ADDED and MEMBER_REMOVED, by the door's own rules and with the door's own
 //! time as their event time.
 
-use crate::accept::{Order, decode};
 use crate::answer::Accepted;
-use crate::body::Form;
+use crate::events;
 use crate::state::Door;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
@@ -71,10 +70,6 @@ async fn publish(
     event.push_str("\",\"type\":");
     write_string(ty, &mut event);
     event.push('}');
-    let room = door.reserve(event.len())?;
     let principal = principal.map(|Extension(p)| p.0).unwrap_or_default();
-    let order = Order { places: true, principal, ..Order::default() };
-    let answer = decode(door, Form::Json, event.as_bytes(), &order)?.append(door, &order)?.answer().await;
-    drop(room);
-    answer
+    events::publish(door, &event, principal).await
 }

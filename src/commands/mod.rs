@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod account;
 mod check;
 mod completions;
 mod demo;
@@ -62,6 +63,7 @@ enum Command {
     Reset(reset::Args),
     Schema(schema::Args),
     Settings(settings::Args),
+    Account(account::Args),
     Verify(verify::Args),
     Completions(completions::Args),
 }
@@ -111,6 +113,7 @@ fn dispatch(cli: Cli) -> Ended {
         Command::Reset(args) => reset::run(args, &settings),
         Command::Schema(args) => schema::run(&args),
         Command::Settings(args) => settings::run(&args),
+        Command::Account(args) => account::run(args, &settings),
         Command::Verify(args) => verify::run(args, &settings),
         Command::Completions(args) => completions::run(&args),
     }
@@ -188,6 +191,10 @@ mod tests {
             "quikflow dlq resolve id",
             "quikflow reset --topology x --from latest",
             "quikflow schema",
+            "quikflow account set ann --email a@b --role admin --password-file -",
+            "quikflow account remove ann",
+            "quikflow account sessions ann",
+            "quikflow account sign-out ann",
             "quikflow verify --data d --anchor f",
             "quikflow completions bash",
         ] {

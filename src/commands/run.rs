@@ -6,9 +6,11 @@ use crate::out;
 use crate::process::{self, Process, Setup};
 use crate::settings::Settings;
 use quikflow_gateway::Auth;
+use quikflow_gateway::sign_in::keys::Keys;
 use quikflow_sinks::stores::Elsewhere;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A part of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -74,6 +76,8 @@ impl Wanted {
             Some(token) => Auth::with_token(token, "QUIKFLOW_TOKEN").map_err(|error| Failure::usage(error.to_string()))?,
             None => Auth::open(),
         };
+        let keys = settings.get("jwt_key").map(|pem| Keys::given(pem, "QUIKFLOW_JWT_KEY")).transpose();
+        let keys = keys.map_err(|error| Failure::usage(error.to_string()))?.map(Arc::new);
         let address = |flag: Option<String>, name: &str, default: &str| listen_address(&settings.or(flag, name, default));
         let health = self.health_addr.as_deref().or_else(|| settings.get("health_addr")).map(listen_address).transpose()?;
         let path = |flag: Option<PathBuf>, name: &str, default: &str| {
@@ -106,6 +110,7 @@ impl Wanted {
             health,
             workers,
             auth,
+            keys,
             stores,
             local_sinks,
         })

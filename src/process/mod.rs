@@ -12,6 +12,7 @@ mod instance;
 mod introspect;
 mod logging;
 mod served;
+mod sign_in;
 
 pub(crate) use anchors::read as read_anchors;
 pub(crate) use broker::{Choice, promise};
@@ -22,6 +23,7 @@ use crate::commands::Part;
 use crate::exit::{Context, Failure};
 use crate::out;
 use introspect::Inside;
+use quikflow_gateway::sign_in::keys::Keys;
 use quikflow_gateway::{Auth, may_bind};
 use quikflow_pipelines::engine::EngineOptions;
 use quikflow_pipelines::engine::supervise::Supervisor;
@@ -65,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// What requests have to show.
     pub(crate) auth: Auth,
+    /// What access tokens are signed with; the process's own key where absent.
+    pub(crate) keys: Option<Arc<Keys>>,
     /// The real stores; the others are embedded.
     pub(crate) stores: StoreUrls,
     /// Sinks of embedded stores run here too.
@@ -144,6 +148,11 @@ impl Process {
             stores.only_reads();
         }
         let read = stores.read_side();
+        let sign_in = sign_in::open(&setup, &plan, &read, &clock)?;
+        let auth = Arc::new(match &sign_in {
+            Some(sign_in) => setup.auth.with_sign_in(sign_in.clone()),
+            None => setup.auth,
+        });
         let engine = if has(Part::Pipelines) { Some(start_engine(&plan, &broker, &clock, setup.workers)?) } else { None };
         let sinks = if has(Part::Sinks) {
             let _on = runtime.enter();
@@ -163,10 +172,9 @@ impl Process {
         }
         let inside =
             Arc::new(Inside { plan, broker: broker.clone(), log, engine, sinks, clock: clock.clone(), metrics, ingest, query });
-        let auth = Arc::new(setup.auth);
         let mut servers = Vec::new();
         if let Some(listener) = listeners.0 {
-            let (router, events) = served::ingest(&inside, &auth, closed.clone());
+            let (router, events) = served::ingest(&inside, &auth, sign_in, closed.clone());
             servers.push(served::spawn_ingest(&runtime, listener, router, events, closed.clone()));
         }
         if let Some(listener) = listeners.1 {

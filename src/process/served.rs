@@ -7,7 +7,8 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use quikflow_gateway::{Auth, ServeLimits, guard, route, serve, serve_with};
+use quikflow_gateway::sign_in::routes::{self as sign_in, Publish};
+use quikflow_gateway::{Auth, ServeLimits, SignIn, guard, route, serve, serve_with};
 use quikflow_ingest::{Events, IngestLimits, IngestState};
 use quikflow_query_api::{QueryLimits, QueryState};
 use quikflow_sinks::store::ReadSide;
@@ -38,7 +39,12 @@ fn own(inside: &Arc<Inside>) -> Router {
 }
 
 /// The ingest address; it brings its own guard. Events are asked for before the router.
-pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Receiver<bool>) -> (Router, Events) {
+pub(crate) fn ingest(
+    inside: &Arc<Inside>,
+    auth: &Arc<Auth>,
+    sign_in: Option<Arc<SignIn>>,
+    closing: watch::Receiver<bool>,
+) -> (Router, Events) {
     let (ready, metrics) = (inside.clone(), inside.clone());
     let state = IngestState {
         broker: inside.broker.clone(),
@@ -50,9 +56,17 @@ pub(crate) fn ingest(inside: &Arc<Inside>, auth: &Arc<Auth>, closing: watch::Rec
         metrics: Arc::new(move || metrics.render_metrics()),
         closing,
     };
-    let own = guard(own(inside), auth.clone());
     let (router, events) = quikflow_ingest::router(state);
-    (router.merge(own), events)
+    let mut own = own(inside);
+    if let Some(sign_in) = sign_in {
+        let door = events.clone();
+        let publish: Publish = Arc::new(move |event| {
+            let door = door.clone();
+            Box::pin(async move { door.publish(&event).await })
+        });
+        own = own.merge(sign_in::routes(sign_in, publish));
+    }
+    (router.merge(guard(own, auth.clone())), events)
 }
 
 /// The query address.

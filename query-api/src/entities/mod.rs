@@ -1,6 +1,7 @@
 //! The document's entities: messages, search, users, notifications, audit, analytics.
 //!
-//! Until sign-in exists there is no session: whose notifications are asked for is a parameter.
+//! Whose notifications are asked for is a parameter, which who is signed in may leave out; the gateway has
+//! made sure that it names nobody else.
 
 pub mod analytics;
 pub mod audit;
@@ -9,12 +10,45 @@ pub mod notifications;
 pub mod search;
 pub mod users;
 
+use crate::params::Params;
 use crate::problem::Problem;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use quikflow_gateway::Caller;
 use quikflow_sinks::store::Page;
 use serde_json::{Value, json};
 
 /// The longest id, in bytes.
 const ID: usize = 512;
+
+/// Who asks.
+pub(crate) struct Asking(Caller);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asking {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Asking, Self::Rejection> {
+        Ok(Asking(parts.extensions.get().cloned().unwrap_or(Caller::Operator)))
+    }
+}
+
+impl Asking {
+    /// The user whom a path means: `me` is who is signed in.
+    fn meant<'a>(&'a self, user: &'a str) -> &'a str {
+        self.0.meant(user)
+    }
+
+    /// The user whom `userId` names, else who is signed in.
+    ///
+    /// # Errors
+    /// 422 where neither says.
+    fn named<'a>(&'a self, params: &'a Params) -> Result<&'a str, Problem> {
+        match (params.text("userId"), &self.0) {
+            (None, Caller::User(who)) => Ok(&who.user),
+            _ => params.required("userId"),
+        }
+    }
+}
 
 /// An id from a path, within bounds.
 ///

@@ -30,7 +30,7 @@ const FROM: (&str, &str, &str) = ("from", "not before; RFC 3339 or a date", "202
 const TO: (&str, &str, &str) = ("to", "before; RFC 3339 or a date", "2026-01-01T13:00:00Z");
 const CURSOR: (&str, &str, &str) = ("cursor", "`cursor` of the page before", "");
 const FORMAT: (&str, &str, &str) = ("format", "json, csv, arrow or parquet; else by Accept", "json");
-const USER: (&str, &str, &str) = ("userId", "required: whose; a parameter until sign-in exists", "u1");
+const USER: (&str, &str, &str) = ("userId", "whose; may be left out by who is signed in", "u1");
 
 const NONE: Endpoint =
     Endpoint { method: "get", path: "", tag: "", summary: "", doc: "", parameters: &[], body: None, answer: "{}", media: JSON };

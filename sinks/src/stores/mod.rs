@@ -16,6 +16,7 @@
 //! * [`analytics`]: columnar parts
 //! * [`outbox`], [`badges`]: notifications
 //! * [`file`]: the SQLite file; [`twin`]: a store; [`reads`]: the read sides, by table
+//! * [`sign_in`]: the gateway's accounts and sessions
 //! * [`elsewhere`]: embedded stores that another process has
 //! * [`remote`]: what real stores have in common; `redis`, `mongodb`, …: each of them, behind the
 //!   feature of its name
@@ -48,6 +49,7 @@ mod remote;
 mod rows;
 mod rules;
 mod search;
+pub mod sign_in;
 mod text;
 mod twin;
 mod union;
@@ -241,13 +243,16 @@ fn backend(store: &str, urls: &StoreUrls) -> Result<Arc<dyn Backend>, StoreError
         ("clickhouse", url) => Ok(Arc::new(clickhouse::ClickHouse::new(url)?)),
         #[cfg(feature = "mysql")]
         ("mysql", url) => Ok(Arc::new(mysql::Sql::new(url, urls.mysql_replica.as_deref())?)),
-        (other, _) => Err(StoreError::Refused {
-            store: "stores",
-            message: format!(
-                "{} names a store whose client is not compiled in: build with `--features {other}`, or unset it",
-                remote::setting(other)
-            ),
-        }),
+        (other, _) => Err(not_compiled_in(other)),
+    }
+}
+
+/// A URL names a store that this build has no client of.
+fn not_compiled_in(store: &str) -> StoreError {
+    let setting = remote::setting(store);
+    StoreError::Refused {
+        store: "stores",
+        message: format!("{setting} names a store whose client is not compiled in: build with `--features {store}`, or unset it"),
     }
 }
 

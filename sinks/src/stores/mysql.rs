@@ -5,6 +5,7 @@
 //! padding. Times are microseconds. Reads go to the replica where one is set, offsets included, so
 //! that `as_of` is of what the replica holds. Shared tables come by migrations; values are bound.
 
+pub(crate) mod accounts;
 mod faults;
 mod write;
 
@@ -283,8 +284,12 @@ impl Backend for Sql {
         if let Err(error @ StoreError::Refused { .. }) = self.replica().await {
             return Err(error);
         }
-        let notes = Migration::new(1, Cow::Borrowed("notes of sinks"), MigrationType::Simple, NOTES.into_sql_str(), false);
-        let migrator = Migrator { migrations: Cow::Owned(vec![notes]), ..Migrator::DEFAULT };
+        let all = [("notes of sinks", NOTES)].into_iter().chain(accounts::TABLES);
+        let migration = |(at, (name, sql)): (i64, (&'static str, &'static str))| {
+            Migration::new(at, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        let migrations = (1..).zip(all).map(migration).collect();
+        let migrator = Migrator { migrations: Cow::Owned(migrations), ..Migrator::DEFAULT };
         let mut ran = migrator.run(pool).await;
         if let Err(sqlx::migrate::MigrateError::Dirty(_)) = ran {
             // The server was killed in the middle of one: each of them can be run again.

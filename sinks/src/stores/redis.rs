@@ -1,4 +1,4 @@
-//! Redis: a row as one value, indexes as sorted sets, unread counts as sets; Lua where atomic.
+//! Redis: a row as one value, indexes as sorted sets, unread counts as sets, sessions as hashes; Lua where atomic.
 //!
 //! All keys begin with `{prefix}` (the URL's `?prefix=…`, else `quikflow`), so that a cluster keeps
 //! them together. A row and all that is derived from it change in one script. The keys that a script
@@ -14,6 +14,7 @@ mod cache;
 mod listen;
 mod row;
 mod scripts;
+pub(crate) mod sessions;
 
 use super::layout::Layout;
 use super::remote::address::authorities;
