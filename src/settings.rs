@@ -26,8 +26,8 @@ pub(crate) const KNOWN: [(&str, bool, &str); 31] = [
     ("mongodb_url", true, "documents; the embedded store when not set"),
     ("elasticsearch_url", true, "search; the embedded store when not set"),
     ("clickhouse_url", true, "analytics; the embedded store when not set"),
-    ("redis_url", true, "badges and presence; the embedded store when not set"),
-    ("mysql_url", true, "users and workspaces; the embedded store when not set"),
+    ("redis_url", true, "badges, presence and sessions; the embedded store when not set"),
+    ("mysql_url", true, "users, accounts and workspaces; the embedded store when not set"),
     ("mysql_replica_url", true, "reads of users and workspaces"),
     ("store_timeout", false, "so long may a call of a real store take before it is made again; 60s when not set"),
     (

@@ -107,6 +107,11 @@ impl Auth {
         }
     }
 
+    /// Whether users can sign in.
+    pub fn signs_in(&self) -> bool {
+        self.sign_in.is_some()
+    }
+
     /// Whether a token is asked for.
     pub fn required(&self) -> bool {
         self.digest.is_some()

@@ -22,10 +22,14 @@ pub fn asyncapi_route(catalogue: &Catalogue) -> Router {
     Router::new().route("/asyncapi.json", serve(&asyncapi(catalogue)))
 }
 
-/// The routes; the documents are made once.
-pub fn routes(catalogue: &Catalogue) -> Router {
+/// The routes; the documents are made once. `sign_in`: users can sign in at this address.
+pub fn routes(catalogue: &Catalogue, sign_in: bool) -> Router {
     let page: Router = SwaggerUi::new("/docs").config(Config::from("/openapi.json")).into();
-    Router::new().route("/openapi.json", serve(&openapi(catalogue))).merge(asyncapi_route(catalogue)).merge(page)
+    let mut document = openapi(catalogue);
+    if let (true, Some(paths)) = (sign_in, document.get_mut("paths").and_then(Value::as_object_mut)) {
+        paths.extend(quikflow_gateway::sign_in::documents::paths());
+    }
+    Router::new().route("/openapi.json", serve(&document)).merge(asyncapi_route(catalogue)).merge(page)
 }
 
 /// A field's JSON Schema.

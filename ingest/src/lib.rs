@@ -42,7 +42,7 @@ use std::sync::Arc;
 pub fn router(state: IngestState) -> (Router, Events) {
     let health = health_routes(Arc::clone(&state.ready), Arc::clone(&state.metrics));
     let auth = Arc::clone(&state.auth);
-    let documents = documents::routes(&state.catalogue);
+    let documents = documents::routes(&state.catalogue, state.auth.signs_in());
     let state = Arc::new(state::Door::new(state));
     let events = Events { door: Arc::clone(&state), auth: Arc::clone(&auth) };
     let posted = events.clone();

@@ -26,7 +26,7 @@ pub(super) fn open(setup: &Setup, plan: &Plan, read: &ReadSide, clock: &SharedCl
         return Ok(None);
     }
     let stores = sign_in(&setup.data, &setup.stores).usage("stores")?;
-    let has_users = read.tables.tables().iter().any(|table| table.table == USERS);
+    let has_users = read.tables.tables().iter().any(|table| table.name == USERS);
     let standing = Arc::new(Users(has_users.then(|| read.documents.clone())));
     let keys = setup.keys.clone().unwrap_or_else(|| Arc::new(Keys::own(setup.data.join("jwt-key.pem"))));
     Ok(Some(Arc::new(SignIn::new(stores.accounts, stores.sessions, standing, keys, clock.clone()))))

@@ -2,7 +2,7 @@
 //!
 //! * [`accounts`], [`sessions`]: what is asked of the stores, as traits; `quikflow-sinks` implements them
 //! * [`keys`]: access tokens, signed; `passwords`: their hashes
-//! * [`routes`]: `/api/auth/…` and accounts; `workspaces`: who is what in them
+//! * [`documents`]: what the routes are, for OpenAPI; [`routes`]: `/api/auth/…` and accounts; `workspaces`: who is what in them
 //!
 //! A refresh token is `<session>.<secret>`; the store has its digest only. Each use exchanges it for the
 //! next one. Who shows one that was exchanged before, and not just now, holds a copy: the session ends for both.
@@ -12,6 +12,7 @@
 //! published as an audit event before it is answered; one that cannot be published does not succeed.
 
 pub mod accounts;
+pub mod documents;
 pub mod keys;
 mod passwords;
 pub mod routes;

@@ -69,7 +69,7 @@ static TURN: LazyLock<Script> = script!(
 local id, key = ARGV[1], at(ARGV[1])
 local user, token, before, turned, expires = unpack(call('HMGET', key, 'user', 'token', 'before', 'turned', 'expires'))
 if not user or tonumber(expires) <= tonumber(ARGV[4]) then return 0 end
-if token ~= ARGV[2] and (before ~= ARGV[2] or tonumber(ARGV[4]) - tonumber(turned) > tonumber(ARGV[6])) then
+if token ~= ARGV[2] and (before ~= ARGV[2] or tonumber(ARGV[4]) - tonumber(turned) >= tonumber(ARGV[6])) then
   finish(id, user)
   return 2
 end

@@ -81,7 +81,7 @@ impl Sessions for Embedded {
                 });
                 let Some((token, before, turned)) = found.optional()? else { return Ok(Turned::Gone) };
                 let grace = i64::try_from(turn.grace.as_micros()).unwrap_or(i64::MAX);
-                if token != turn.from && (before != turn.from || turn.now.minus(turned).0 > grace) {
+                if token != turn.from && (before != turn.from || turn.now.minus(turned).0 >= grace) {
                     transaction.execute("DELETE FROM sessions WHERE id = ?1", [turn.session])?;
                     return Ok(Turned::Stolen);
                 }
