@@ -17,7 +17,7 @@ of() { keep "$1" "$(random)"; cat "$dir/$1"; }
 keep token "$(random)"
 # What access tokens are signed with, in every process.
 [ -s "$dir/jwt_key" ] || command -v openssl >/dev/null || { echo "openssl is missing: install it, or put an RSA private key (PEM) into $dir/jwt_key" >&2; exit 1; }
-[ -s "$dir/jwt_key" ] || keep jwt_key "$(openssl genrsa 2048 2>/dev/null)"
+[ -s "$dir/jwt_key" ] || { key=$(openssl genrsa 2048 2>/dev/null); keep jwt_key "$key"; }
 keep mongodb_url "mongodb://quikflow:$(of mongodb_password)@mongodb:27017/quikflow?authSource=admin"
 keep elasticsearch_url "http://elastic:$(of elasticsearch_password)@elasticsearch:9200"
 keep clickhouse_url "http://quikflow:$(of clickhouse_password)@clickhouse:8123/quikflow"

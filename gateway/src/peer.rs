@@ -6,6 +6,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The other end of a connection: among a request's extensions where its path begins with `/api/`.
@@ -13,12 +14,17 @@ use std::time::Duration;
 pub struct Peer(pub SocketAddr);
 
 /// Whoever has not been seen for long is forgotten when there are more than so many.
-const MOST: usize = 50_000;
+const MANY: usize = 50_000;
+/// With so many whoever comes is told to come again.
+const MOST: usize = 4 * MANY;
+/// So often it is looked whether there are many.
+const SWEEP: u32 = 4_096;
 
 /// How often requests may come, for each key.
 pub(crate) struct Limit<K: Hash + Eq + Clone> {
     seen: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
+    checks: AtomicU32,
 }
 
 impl<K: Hash + Eq + Clone> Limit<K> {
@@ -27,21 +33,20 @@ impl<K: Hash + Eq + Clone> Limit<K> {
         let some = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         let one = Quota::with_period(period / number.max(1));
         let quota = one.unwrap_or_else(|| Quota::per_second(some(number))).allow_burst(some(burst));
-        Limit { seen: RateLimiter::keyed(quota), clock: DefaultClock::default() }
+        Limit { seen: RateLimiter::keyed(quota), clock: DefaultClock::default(), checks: AtomicU32::new(0) }
     }
 
     /// 429 where it is one too many.
     pub(crate) fn check(&self, key: &K) -> Result<(), Problem> {
-        if self.seen.len() > MOST {
+        let sweeps = self.checks.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP);
+        if sweeps && self.seen.len() > MANY {
             self.seen.retain_recent();
             self.seen.shrink_to_fit();
         }
-        let full = self.seen.len() > MOST * 4;
-        match self.seen.check_key(key) {
-            Ok(()) if !full => Ok(()),
-            Ok(()) => Err(too_many(Duration::from_secs(1))),
-            Err(until) => Err(too_many(until.wait_time_from(self.clock.now()))),
+        if self.seen.len() >= MOST {
+            return Err(too_many(Duration::from_secs(1)));
         }
+        self.seen.check_key(key).map_err(|until| too_many(until.wait_time_from(self.clock.now())))
     }
 }
 

@@ -6,8 +6,8 @@ use quikflow_gateway::SignIn;
 use quikflow_gateway::sign_in::keys::Keys;
 use quikflow_gateway::sign_in::{Away, Standing};
 use quikflow_pipelines::plan::Plan;
-use quikflow_sinks::store::{Documents, ReadSide, StoreError};
-use quikflow_sinks::stores::sign_in::sign_in;
+use quikflow_sinks::store::{Documents, ReadSide};
+use quikflow_sinks::stores::sign_in::{away, sign_in};
 use quikflow_topics::clock::SharedClock;
 use std::sync::Arc;
 
@@ -39,10 +39,7 @@ struct Users(Option<Arc<dyn Documents>>);
 impl Standing for Users {
     async fn barred(&self, user: &str) -> Result<Option<&'static str>, Away> {
         let Some(documents) = &self.0 else { return Ok(None) };
-        let found = documents.get(USERS, user).await.map_err(|error| match error {
-            StoreError::Unavailable { .. } => Away::Unavailable(error.to_string()),
-            _ => Away::Refused(error.to_string()),
-        })?;
+        let found = documents.get(USERS, user).await.map_err(away)?;
         let says = |name: &str| found.as_ref().and_then(|user| user.get(name)?.as_bool()).unwrap_or(false);
         Ok(if says("banned") { Some("banned") } else { says("deleted").then_some("deleted") })
     }

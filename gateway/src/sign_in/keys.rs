@@ -5,6 +5,7 @@
 
 use super::accounts::Role;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use parking_lot::Mutex;
 use rsa::pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey, EncodeRsaPublicKey};
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
 use rsa::traits::PublicKeyParts;
@@ -54,6 +55,8 @@ pub struct Keys {
     /// Where the key of this process is, if none was given.
     file: Option<PathBuf>,
     pair: OnceLock<Pair>,
+    /// Held while a key is read or made.
+    making: Mutex<()>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -87,14 +90,14 @@ impl Keys {
     /// # Errors
     /// [`KeyError::NoKey`].
     pub fn given(pem: &str, origin: &str) -> Result<Keys, KeyError> {
-        let keys = Keys { file: None, pair: OnceLock::new() };
+        let keys = Keys { file: None, pair: OnceLock::new(), making: Mutex::default() };
         drop(keys.pair.set(pair(pem, origin)?));
         Ok(keys)
     }
 
     /// The key in a file of this process's own, made where there is none as soon as something is to be signed.
     pub fn own(file: PathBuf) -> Keys {
-        Keys { file: Some(file), pair: OnceLock::new() }
+        Keys { file: Some(file), pair: OnceLock::new(), making: Mutex::default() }
     }
 
     fn pair(&self, make: bool) -> Result<Option<&Pair>, KeyError> {
@@ -102,6 +105,10 @@ impl Keys {
             return Ok(Some(pair));
         }
         let Some(file) = &self.file else { return Ok(None) };
+        let _one = self.making.lock();
+        if let Some(pair) = self.pair.get() {
+            return Ok(Some(pair));
+        }
         if !file.exists() {
             if !make {
                 return Ok(None);
@@ -123,7 +130,13 @@ impl Keys {
 
     /// What a token says, where this key has signed it and it is in force at `now` (seconds since 1970).
     pub(crate) fn read(&self, token: &str, now: i64) -> Option<Claims> {
-        let pair = self.pair(false).ok().flatten()?;
+        let pair = match self.pair(false) {
+            Ok(pair) => pair?,
+            Err(error) => {
+                tracing::error!(%error, "no access token can be read");
+                return None;
+            }
+        };
         let mut rules = Validation::new(Algorithm::RS256);
         rules.set_issuer(&[ISSUER]);
         rules.set_required_spec_claims(&["exp", "iss", "sub"]);
@@ -153,8 +166,9 @@ fn make_file(file: &Path) -> Result<(), KeyError> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(at)?;
     }
-    let beside = file.with_extension(format!("{}.part", std::process::id()));
-    let mut part = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(at)?;
+    // Processes of several containers may have one number.
+    let beside = file.with_extension(format!("{:016x}.part", rand::random::<u64>()));
+    let mut part = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(at)?;
     part.write_all(pem.as_bytes()).and_then(|()| part.sync_all()).map_err(at)?;
     let linked = std::fs::hard_link(&beside, file);
     std::fs::remove_file(&beside).map_err(at)?;

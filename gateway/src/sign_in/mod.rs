@@ -4,8 +4,10 @@
 //! * [`keys`]: access tokens, signed; `passwords`: their hashes
 //! * [`documents`]: what the routes are, for OpenAPI; [`routes`]: `/api/auth/…` and accounts; `workspaces`: who is what in them
 //!
-//! A refresh token is `<session>.<secret>`; the store has its digest only. Each use exchanges it for the
-//! next one. Who shows one that was exchanged before, and not just now, holds a copy: the session ends for both.
+//! A refresh token is `<root>.<secret>`. A session's id is the root's digest, and the store has the secret's: neither
+//! an access token nor the store gives a refresh token away, and whoever shows the root of a session has had one of
+//! its tokens. Each use exchanges the secret for the next one. Who shows one that was exchanged before, and not just
+//! now, holds a copy: the session ends for both.
 //!
 //! An access token is checked by its signature, and its session by the store, whose answer is kept for
 //! [`KEPT`]: so long may a session that was ended elsewhere still be let in. Every attempt to sign in is
@@ -31,6 +33,7 @@ use rand::TryRng;
 use sessions::{Session, Sessions, Turn, Turned};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long an access token is good for.
@@ -41,6 +44,8 @@ pub const REFRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const GRACE: Duration = Duration::from_secs(10);
 /// How long it is taken for granted that a session is in force.
 pub const KEPT: Duration = Duration::from_secs(5);
+/// Who tried, in the audit log, where there is no such account.
+const NOBODY: &str = "unknown";
 /// Sessions of which that is kept.
 const MOST_KEPT: u64 = 100_000;
 
@@ -81,6 +86,7 @@ pub struct SignedIn {
 pub(crate) struct Tokens {
     pub(crate) access: String,
     pub(crate) refresh: String,
+    pub(crate) session: String,
     pub(crate) account: Account,
 }
 
@@ -106,6 +112,16 @@ pub struct SignIn {
     pub(crate) clock: SharedClock,
     /// Sessions that are in force, by id.
     kept: Cache<String, ()>,
+    /// How often sessions have been ended here: what was looked up meanwhile is not kept.
+    ended: AtomicU64,
+}
+
+/// Whose a refresh token is.
+pub(crate) struct Holder {
+    pub(crate) user: String,
+    pub(crate) session: String,
+    /// It has not been exchanged yet.
+    pub(crate) in_force: bool,
 }
 
 impl SignIn {
@@ -118,7 +134,7 @@ impl SignIn {
         clock: SharedClock,
     ) -> SignIn {
         let kept = Cache::builder().max_capacity(MOST_KEPT).time_to_live(KEPT).build();
-        SignIn { accounts, sessions, standing, keys, passwords: Passwords::default(), clock, kept }
+        SignIn { accounts, sessions, standing, keys, passwords: Passwords::default(), clock, kept, ended: AtomicU64::new(0) }
     }
 
     /// Who shows this access token; none where it is none of ours, or its session is over.
@@ -130,11 +146,15 @@ impl SignIn {
         let Some(claims) = self.keys.read(token, seconds(now)) else { return Ok(None) };
         let Some(role) = Role::of(&claims.role) else { return Ok(None) };
         if self.kept.get(&claims.sid).await.is_none() {
+            let ended = self.ended.load(Ordering::SeqCst);
             let found = self.sessions.session(&claims.sid, now).await?;
             if found.is_none_or(|session| session.user != claims.sub) || self.standing.barred(&claims.sub).await?.is_some() {
                 return Ok(None);
             }
             self.kept.insert(claims.sid.clone(), ()).await;
+            if self.ended.load(Ordering::SeqCst) != ended {
+                self.kept.invalidate(&claims.sid).await;
+            }
         }
         Ok(Some(SignedIn { user: claims.sub, session: claims.sid, role }))
     }
@@ -144,7 +164,7 @@ impl SignIn {
         let account = self.accounts.account_by_email(email).await?;
         let right = self.passwords.check(password, account.as_ref().map(|account| account.password.clone())).await?;
         let Some(account) = account else {
-            return Ok(Attempt::Out { user: email.to_owned(), why: "no such account", stolen: false });
+            return Ok(Attempt::Out { user: NOBODY.to_owned(), why: "no such account", stolen: false });
         };
         let out = |why| Attempt::Out { user: account.user.clone(), why, stolen: false };
         if !right {
@@ -153,19 +173,24 @@ impl SignIn {
         if let Some(why) = self.standing.barred(&account.user).await? {
             return Ok(out(why));
         }
-        let (secret, token) = secret()?;
-        let (id, now) = (drawn(16)?, self.clock.now());
-        let user = account.user.clone();
+        let (root, secret, now) = (drawn(16)?, drawn(32)?, self.clock.now());
+        let (id, token, user) = (digest(&root), digest(&secret), account.user.clone());
         let session = Session { id: id.clone(), user, token, created: now, expires: after(now, REFRESH), about };
         self.sessions.open(&session).await?;
-        self.tokens(account, &id, &secret).await.map(|tokens| Attempt::In(Box::new(tokens)))
+        // The account may have been changed while the password was checked; one that changes from now on finds the session.
+        if self.accounts.account(&account.user).await?.as_ref() != Some(&account) {
+            self.end(&id).await?;
+            return Ok(out("the account was changed"));
+        }
+        self.tokens(account, &id, &root, &secret).await.map(|tokens| Attempt::In(Box::new(tokens)))
     }
 
     /// Exchanges a refresh token for the next one, and an access token.
     pub(crate) async fn refresh(&self, token: &str) -> Result<Attempt, Away> {
         let nobody = || Attempt::Out { user: String::new(), why: "no such session", stolen: false };
         let now = self.clock.now();
-        let Some((id, shown)) = token.split_once('.') else { return Ok(nobody()) };
+        let Some((root, shown)) = token.split_once('.') else { return Ok(nobody()) };
+        let id = &digest(root);
         let Some(session) = self.sessions.session(id, now).await? else { return Ok(nobody()) };
         let out = |why, stolen| Attempt::Out { user: session.user.clone(), why, stolen };
         let Some(account) = self.accounts.account(&session.user).await? else {
@@ -176,44 +201,45 @@ impl SignIn {
             self.end(id).await?;
             return Ok(out(why, false));
         }
-        let (secret, to) = secret()?;
-        let turn = Turn { session: id.to_owned(), from: digest(shown), to, now, expires: after(now, REFRESH), grace: GRACE };
+        let secret = drawn(32)?;
+        let (session_id, from, to) = (id.clone(), digest(shown), digest(&secret));
+        let turn = Turn { session: session_id, from, to, now, expires: after(now, REFRESH), grace: GRACE };
         match self.sessions.turn(&turn).await? {
-            Turned::Done => self.tokens(account, id, &secret).await.map(|tokens| Attempt::In(Box::new(tokens))),
+            Turned::Done => self.tokens(account, id, root, &secret).await.map(|tokens| Attempt::In(Box::new(tokens))),
             Turned::Gone => Ok(nobody()),
             Turned::Stolen => {
-                self.kept.invalidate(id).await;
+                self.forget(id).await;
                 Ok(out("a refresh token was used twice", true))
             }
         }
     }
 
-    /// Whose the refresh token in force is, and of which session.
-    pub(crate) async fn holder(&self, token: &str) -> Result<Option<(String, String)>, Away> {
-        let Some((id, secret)) = token.split_once('.') else { return Ok(None) };
-        let found = self.sessions.session(id, self.clock.now()).await?;
-        Ok(found.filter(|session| session.token == digest(secret)).map(|session| (session.user, session.id)))
-    }
-
-    /// The session that a refresh token names.
-    pub(crate) fn session_in(token: &str) -> Option<&str> {
-        token.split_once('.').map(|(id, _)| id)
+    /// Whose a refresh token is, whether or not it has been exchanged.
+    pub(crate) async fn holder(&self, token: &str) -> Result<Option<Holder>, Away> {
+        let Some((root, secret)) = token.split_once('.') else { return Ok(None) };
+        let found = self.sessions.session(&digest(root), self.clock.now()).await?;
+        let holder = |found: Session| Holder { in_force: found.token == digest(secret), user: found.user, session: found.id };
+        Ok(found.map(holder))
     }
 
     /// Ends a session. False: there was none.
     pub(crate) async fn end(&self, session: &str) -> Result<bool, Away> {
         let ended = self.sessions.end(session).await?;
-        self.kept.invalidate(session).await;
+        self.forget(session).await;
         Ok(ended)
+    }
+
+    async fn forget(&self, session: &str) {
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.kept.invalidate(session).await;
     }
 
     /// Ends all sessions of a user.
     pub(crate) async fn end_all(&self, user: &str) -> Result<u64, Away> {
-        let known = self.sessions.sessions(user, self.clock.now()).await?;
         let ended = self.sessions.end_all(user).await?;
-        for session in known {
-            self.kept.invalidate(&session.id).await;
-        }
+        // One that was opened a moment ago may be kept too: all are looked up anew.
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.kept.invalidate_all();
         Ok(ended)
     }
 
@@ -222,6 +248,8 @@ impl SignIn {
     pub(crate) async fn put_account(&self, user: &str, email: String, password: String, role: Role) -> Result<bool, Away> {
         let password = self.passwords.hash(password).await?;
         let account = Account { user: user.to_owned(), email, password, role };
+        // Before, so that none goes on if this process ends after the change; and after, for those that began meanwhile.
+        self.end_all(user).await?;
         let put = self.accounts.put_account(&account).await?;
         if put {
             self.end_all(user).await?;
@@ -229,7 +257,7 @@ impl SignIn {
         Ok(put)
     }
 
-    async fn tokens(&self, account: Account, session: &str, secret: &str) -> Result<Tokens, Away> {
+    async fn tokens(&self, account: Account, session: &str, root: &str, secret: &str) -> Result<Tokens, Away> {
         let lasting = i64::try_from(ACCESS.as_secs()).unwrap_or(i64::MAX);
         let claims = Claims::new(&account.user, session, account.role, seconds(self.clock.now()), lasting);
         let keys = self.keys.clone();
@@ -237,7 +265,7 @@ impl SignIn {
         let signed = tokio::task::spawn_blocking(move || keys.sign(&claims)).await;
         let access =
             signed.map_err(|error| Away::Refused(error.to_string()))?.map_err(|error| Away::Refused(error.to_string()))?;
-        Ok(Tokens { access, refresh: format!("{session}.{secret}"), account })
+        Ok(Tokens { access, refresh: format!("{root}.{secret}"), session: session.to_owned(), account })
     }
 }
 
@@ -262,13 +290,7 @@ fn drawn(bytes: usize) -> Result<String, Away> {
     Ok(URL_SAFE_NO_PAD.encode(drawn))
 }
 
-/// A refresh token's secret, and its digest.
-fn secret() -> Result<(String, String), Away> {
-    let secret = drawn(32)?;
-    let digest = digest(&secret);
-    Ok((secret, digest))
-}
-
+/// What is stored of a part of a token.
 fn digest(secret: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(secret.as_bytes()))
 }

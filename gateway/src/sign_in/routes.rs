@@ -11,7 +11,7 @@
 use super::accounts::Role;
 use super::passwords::{LONGEST, SHORTEST};
 use super::workspaces::{create_workspace, grant, members, revoke, workspaces};
-use super::{ACCESS, Attempt, Away, SignIn, Tokens, email_of};
+use super::{ACCESS, Attempt, Away, Holder, SignIn, Tokens, email_of};
 use crate::guard::Caller;
 use crate::peer::{Limit, Peer, counted};
 use crate::problem::{FieldError, Problem};
@@ -29,8 +29,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a body.
+/// Bytes of a body, and how long it may take to come.
 const BODY: usize = 16 << 10;
+const BODY_TIME: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 /// Most characters of ids, names, and e-mail addresses as events have them.
 const LONGEST_ID: usize = 200;
 const LONGEST_EMAIL: usize = 320;
@@ -70,7 +71,12 @@ impl From<Away> for Problem {
     fn from(away: Away) -> Problem {
         match away {
             Away::Busy(why) => Problem::new(429, "busy", "try again").detail(why).retry_after(Duration::from_secs(1)),
-            Away::Unavailable(why) => Problem::new(503, "store_away", "not now").detail(why).retry_after(Duration::from_secs(1)),
+            // Where a store is and what it says is for the log.
+            Away::Unavailable(why) => {
+                tracing::warn!(why, "accounts or sessions are away");
+                let detail = "the store of accounts or sessions does not answer";
+                Problem::new(503, "store_away", "not now").detail(detail).retry_after(Duration::from_secs(1))
+            }
             Away::Refused(why) => {
                 tracing::error!(why, "sign-in does not work");
                 Problem::new(500, "internal", "internal error").detail("see the server's log")
@@ -91,8 +97,11 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Arc<Door>> for B
     type Rejection = Problem;
 
     async fn from_request(request: axum::extract::Request, state: &Arc<Door>) -> Result<Body<T>, Problem> {
-        let read = axum::body::Bytes::from_request(request, state).await;
+        let read = tokio::time::timeout(BODY_TIME, axum::body::Bytes::from_request(request, state)).await;
+        let read = read.map_err(|_| Problem::new(408, "slow_body", "the body did not come in time"))?;
         let bytes = read.map_err(|error| Problem::new(error.status().as_u16(), "bad_body", "the body could not be read"))?;
+        // Where all may be left out, the body may.
+        let bytes = if bytes.is_empty() { axum::body::Bytes::from_static(b"{}") } else { bytes };
         serde_json::from_slice(&bytes).map(Body).map_err(|error| {
             let shape = matches!(error.classify(), serde_json::error::Category::Data);
             let said = if shape {
@@ -107,7 +116,8 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Arc<Door>> for B
     }
 }
 
-/// From where, and by which program.
+/// From where, and by which program; as often as one address may.
+#[derive(Clone)]
 struct Origin {
     ip: IpAddr,
     agent: String,
@@ -116,8 +126,9 @@ struct Origin {
 impl FromRequestParts<Arc<Door>> for Origin {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Door>) -> Result<Origin, Problem> {
+    async fn from_request_parts(parts: &mut Parts, door: &Arc<Door>) -> Result<Origin, Problem> {
         let ip = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |Peer(address)| address.ip());
+        door.by_address.check(&counted(ip))?;
         let agent = parts.headers.get("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default();
         Ok(Origin { ip: ip.to_canonical(), agent: agent.chars().take(500).collect() })
     }
@@ -135,6 +146,12 @@ impl Door {
         (self.publish)(event.to_string()).await
     }
 
+    /// A refresh token was shown that had been exchanged before.
+    async fn audit_theft(&self, user: &str, origin: &Origin) -> Result<(), Problem> {
+        let more = json!({ "reason": "a refresh token was used twice", "severity": "HIGH" });
+        self.audit("LOGIN_FAILED", user, origin, more).await
+    }
+
     /// What a client is told of an attempt, after the audit log was.
     async fn answer(&self, attempt: Attempt, origin: &Origin, email: Option<&str>) -> Result<Response, Problem> {
         match attempt {
@@ -143,30 +160,23 @@ impl Door {
                     && let Err(problem) =
                         self.audit("LOGIN_SUCCESS", &tokens.account.user, origin, json!({ "email": email })).await
                 {
-                    let session = SignIn::session_in(&tokens.refresh).unwrap_or_default().to_owned();
-                    self.sign_in.end(&session).await?;
+                    self.sign_in.end(&tokens.session).await?;
                     return Err(problem);
                 }
                 Ok(answer_of(&tokens))
             }
             Attempt::Out { user, why, stolen } => {
-                let severity = if stolen { "HIGH" } else { "LOW" };
-                if !user.is_empty() && (email.is_some() || stolen) {
-                    let more = json!({ "email": email, "reason": why, "severity": severity });
-                    self.audit("LOGIN_FAILED", &user, origin, without_nulls(more)).await?;
+                if stolen {
+                    self.audit_theft(&user, origin).await?;
+                } else if let Some(email) = email {
+                    let more = json!({ "email": email, "reason": why, "severity": "LOW" });
+                    self.audit("LOGIN_FAILED", &user, origin, more).await?;
                 }
                 let detail = if email.is_some() { "the e-mail address or the password is wrong" } else { "sign in again" };
                 Err(Problem::new(401, "not_signed_in", "not signed in").detail(detail))
             }
         }
     }
-}
-
-fn without_nulls(mut value: Value) -> Value {
-    if let Some(members) = value.as_object_mut() {
-        members.retain(|_, value| !value.is_null());
-    }
-    value
 }
 
 fn answer_of(tokens: &Tokens) -> Response {
@@ -185,24 +195,32 @@ struct Credentials {
     password: String,
 }
 
-async fn login(State(door): State<Arc<Door>>, origin: Origin, Body(given): Body<Credentials>) -> Result<Response, Problem> {
-    let from = counted(origin.ip);
-    door.by_address.check(&from)?;
-    let email = email_of(&given.email);
-    if email.is_empty() || email.chars().count() > LONGEST_EMAIL {
-        return Err(field("email", "length", format!("an e-mail address has 1 to {LONGEST_EMAIL} characters")));
+/// Does all of it, also where the client hangs up meanwhile: what was changed is audited and answered for.
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Problem>> + Send + 'static) -> Result<T, Problem> {
+    let ended = tokio::spawn(work).await;
+    ended.unwrap_or_else(|_| Err(Problem::new(500, "internal", "internal error").detail("see the server's log")))
+}
+
+fn address(text: &str) -> Result<String, Problem> {
+    let email = email_of(text);
+    if !(3..=LONGEST_EMAIL).contains(&email.chars().count()) || !email.contains('@') {
+        return Err(field("email", "email", format!("an e-mail address has an @ and 3 to {LONGEST_EMAIL} characters")));
     }
+    Ok(email)
+}
+
+async fn login(State(door): State<Arc<Door>>, origin: Origin, Body(given): Body<Credentials>) -> Result<Response, Problem> {
+    let email = address(&given.email)?;
     if given.password.len() > LONGEST {
         return Err(field("password", "length", format!("a password has {LONGEST} bytes at most")));
     }
-    door.by_account.check(&(from, email.clone()))?;
+    door.by_account.check(&(counted(origin.ip), email.clone()))?;
     let about = json!({ "ip": origin.ip.to_string(), "userAgent": origin.agent }).to_string();
-    let mut attempt = door.sign_in.sign_in(&email, given.password, about).await?;
-    if let Attempt::Out { user, .. } = &mut attempt {
-        // Of an address without an account: ids of users are shorter than addresses may be.
-        *user = user.chars().take(LONGEST_ID).collect();
-    }
-    door.answer(attempt, &origin, Some(&email)).await
+    whole(async move {
+        let attempt = door.sign_in.sign_in(&email, given.password, about).await?;
+        door.answer(attempt, &origin, Some(&email)).await
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -212,9 +230,11 @@ struct Refresh {
 }
 
 async fn refresh(State(door): State<Arc<Door>>, origin: Origin, Body(given): Body<Refresh>) -> Result<Response, Problem> {
-    door.by_address.check(&counted(origin.ip))?;
-    let attempt = door.sign_in.refresh(&given.refresh_token).await?;
-    door.answer(attempt, &origin, None).await
+    whole(async move {
+        let attempt = door.sign_in.refresh(&given.refresh_token).await?;
+        door.answer(attempt, &origin, None).await
+    })
+    .await
 }
 
 #[derive(Default, Deserialize)]
@@ -224,38 +244,44 @@ struct Logout {
     all: bool,
 }
 
-/// By the access token, or by the refresh token where the access token is over. Again is harmless.
+/// By the access token, or by the refresh token where the access token is over. Again is harmless. One that was exchanged
+/// before ends its session too: whoever has the next one may be somebody else.
 async fn logout(
     State(door): State<Arc<Door>>,
     origin: Origin,
     headers: HeaderMap,
     Body(given): Body<Logout>,
 ) -> Result<StatusCode, Problem> {
-    door.by_address.check(&counted(origin.ip))?;
     let bearer = headers.get("authorization").and_then(|value| crate::guard::bearer(value.as_bytes()));
     let by_access = match bearer.and_then(|token| std::str::from_utf8(token).ok()) {
         Some(token) => door.sign_in.who(token).await?.map(|who| (who.user, who.session)),
         None => None,
     };
-    let whose = match (by_access, given.refresh_token) {
-        (Some(whose), _) => Some(whose),
+    let holder = match (by_access, given.refresh_token) {
+        (Some((user, session)), _) => Some(Holder { user, session, in_force: true }),
         (None, Some(token)) => door.sign_in.holder(&token).await?,
+        (None, None) if bearer.is_some() => None,
         (None, None) => return Err(field("refreshToken", "missing", "give the refresh token, or the access token as bearer")),
     };
-    if let Some((user, session)) = whose {
-        if given.all {
-            door.sign_in.end_all(&user).await?;
+    let Some(holder) = holder else { return Ok(StatusCode::NO_CONTENT) };
+    whole(async move {
+        if given.all && holder.in_force {
+            door.sign_in.end_all(&holder.user).await?;
         } else {
-            door.sign_in.end(&session).await?;
+            door.sign_in.end(&holder.session).await?;
         }
-    }
-    Ok(StatusCode::NO_CONTENT)
+        if !holder.in_force {
+            door.audit_theft(&holder.user, &origin).await?;
+        }
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 pub(super) fn id(text: &str, path: &str) -> Result<(), Problem> {
-    let wrong = text.is_empty() || text.chars().count() > LONGEST_ID || text.chars().any(char::is_control);
+    let wrong = text.is_empty() || text == "me" || text.chars().count() > LONGEST_ID || text.chars().any(char::is_control);
     if wrong {
-        Err(field(path, "length", format!("an id has 1 to {LONGEST_ID} characters and no control characters")))
+        Err(field(path, "length", format!("an id has 1 to {LONGEST_ID} characters, no control characters, and is not `me`")))
     } else {
         Ok(())
     }
@@ -279,10 +305,7 @@ async fn put_account(
     Body(given): Body<NewAccount>,
 ) -> Result<Json<Value>, Problem> {
     id(&user, "id")?;
-    let email = email_of(&given.email);
-    if email.chars().count() < 3 || email.chars().count() > LONGEST_EMAIL || !email.contains('@') {
-        return Err(field("email", "email", format!("an e-mail address has an @ and 3 to {LONGEST_EMAIL} characters")));
-    }
+    let email = address(&given.email)?;
     if given.password.chars().count() < SHORTEST || given.password.len() > LONGEST {
         return Err(field(
             "password",
@@ -291,16 +314,22 @@ async fn put_account(
         ));
     }
     let role = given.role.as_deref().map_or(Ok(Role::default()), role)?;
-    if !door.sign_in.put_account(&user, email.clone(), given.password, role).await? {
-        return Err(Problem::new(409, "email_taken", "another account has this e-mail address"));
-    }
-    Ok(Json(json!({ "id": user, "email": email, "role": role })))
+    whole(async move {
+        if !door.sign_in.put_account(&user, email.clone(), given.password, role).await? {
+            return Err(Problem::new(409, "email_taken", "another account has this e-mail address"));
+        }
+        Ok(Json(json!({ "id": user, "email": email, "role": role })))
+    })
+    .await
 }
 
 async fn remove_account(State(door): State<Arc<Door>>, Path(user): Path<String>) -> Result<StatusCode, Problem> {
-    let removed = door.sign_in.accounts.remove_account(&user).await?;
-    door.sign_in.end_all(&user).await?;
-    if removed { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::new(404, "not_found", "this user has no account")) }
+    whole(async move {
+        let removed = door.sign_in.accounts.remove_account(&user).await?;
+        door.sign_in.end_all(&user).await?;
+        if removed { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::new(404, "not_found", "this user has no account")) }
+    })
+    .await
 }
 
 async fn sessions(

@@ -22,6 +22,8 @@ struct Memory {
     workspaces: Mutex<BTreeMap<String, (Workspace, BTreeMap<String, Role>)>>,
     barred: Mutex<BTreeSet<String>>,
     away: Mutex<bool>,
+    /// The account is another one as soon as a session begins.
+    changes: Mutex<bool>,
 }
 
 #[async_trait::async_trait]
@@ -81,6 +83,9 @@ impl Accounts for Memory {
 #[async_trait::async_trait]
 impl Sessions for Memory {
     async fn open(&self, session: &Session) -> Result<(), Away> {
+        if *self.changes.lock() {
+            self.accounts.lock().get_mut(&session.user).unwrap().role = Role::Guest;
+        }
         self.sessions.lock().insert(session.id.clone(), (session.clone(), String::new(), EventTime::MIN));
         Ok(())
     }
@@ -209,7 +214,7 @@ async fn a_password_opens_a_session_and_each_attempt_is_in_the_audit_log() {
     let log: Vec<_> = house.published.lock().iter().map(said).collect();
     let own = |kind: &str, user: &str, why: &str| (kind.to_owned(), user.to_owned(), why.to_owned());
     let (good, bad) = (own("LOGIN_SUCCESS", "ann", ""), |user, why| own("LOGIN_FAILED", user, why));
-    let expected = [good.clone(), good, bad("ann", "wrong password"), bad("eve@x.org", "no such account"), bad("ann", "banned")];
+    let expected = [good.clone(), good, bad("ann", "wrong password"), bad("unknown", "no such account"), bad("ann", "banned")];
     assert_eq!(log, expected);
     let everything = format!("{:?}", house.published.lock());
     assert!(!everything.contains("horse"), "a password is in the audit log");
@@ -242,6 +247,18 @@ async fn a_refresh_token_is_good_once_and_a_copy_of_it_ends_the_session() {
     for junk in ["", ".", "x.y", "no dot"] {
         assert_eq!(house.refresh(&json!(junk)).await.0, 401, "{junk}");
     }
+    // A session's id is no secret: it stands in access tokens, and ends nothing.
+    let tokens = house.signed_in("ann").await;
+    let id = house.memory.sessions.lock().keys().next().cloned().unwrap();
+    for guess in [format!("{id}.x"), format!("{id}.{}", tokens["refreshToken"].as_str().unwrap().split('.').nth(1).unwrap())] {
+        assert_eq!(house.refresh(&json!(guess)).await.0, 401);
+    }
+    assert_eq!(house.me(&tokens).await, 200);
+    // Who signs out by a token that was exchanged before ends its session all the same, and it is told.
+    assert_eq!(house.refresh(&tokens["refreshToken"]).await.0, 200);
+    let out = house.ask("POST", "/api/auth/logout", "", json!({ "refreshToken": tokens["refreshToken"], "all": true })).await;
+    assert_eq!((out.0, house.memory.sessions.lock().len(), house.me(&tokens).await), (204, 0, 401));
+    assert_eq!(house.published.lock().last().unwrap()["payload"]["severity"], "HIGH");
     // A session that nobody refreshes is over after a week.
     let tokens = house.signed_in("ann").await;
     house.clock.advance(REFRESH);
@@ -287,6 +304,23 @@ async fn nobody_is_let_in_while_sessions_are_away_but_who_was_just_seen() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let house = house();
+    let never = Body::from_stream(futures::stream::pending::<Result<axum::body::Bytes, std::io::Error>>());
+    let request = Request::builder().method("POST").uri("/api/auth/login").body(never).unwrap();
+    assert_eq!(house.router.oneshot(request).await.unwrap().status(), 408);
+}
+
+#[tokio::test]
+async fn an_account_that_changes_during_a_sign_in_does_not_let_it_in() {
+    let house = house();
+    house.account("ann", "user").await;
+    *house.memory.changes.lock() = true;
+    assert_eq!(house.login("ann@x.org", "correct horse").await.0, 401);
+    assert!(house.memory.sessions.lock().is_empty());
+}
+
+#[tokio::test]
 async fn what_is_not_taken_says_why_and_holds_no_secret() {
     let house = house();
     let put = |body: Value| house.ask("PUT", "/api/v1/users/ann/account", TOKEN, body);
@@ -306,6 +340,11 @@ async fn what_is_not_taken_says_why_and_holds_no_secret() {
     let taken =
         house.ask("PUT", "/api/v1/users/bob/account", TOKEN, json!({ "email": "ANN@x.org", "password": "correct horse" })).await;
     assert_eq!(taken.0, 409);
+    assert_eq!(
+        house.ask("PUT", "/api/v1/users/me/account", TOKEN, json!({ "email": "a@b", "password": "correct horse" })).await.0,
+        422
+    );
+    assert_eq!(house.login("ann", "correct horse").await.0, 422, "no address");
     // Only the operator makes accounts; nobody guesses for long.
     let tokens = house.signed_in("ann").await;
     let own = house.ask("PUT", "/api/v1/users/ann/account", tokens["accessToken"].as_str().unwrap(), json!({})).await;

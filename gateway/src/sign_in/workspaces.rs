@@ -98,6 +98,7 @@ pub(super) async fn grant(
     Path((workspace, user)): Path<(String, String)>,
     Body(given): Body<NewRole>,
 ) -> Result<Json<Value>, Problem> {
+    let user = caller.meant(&user).to_owned();
     id(&user, "user")?;
     let role = role(&given.role)?;
     if role == Role::SuperAdmin {
@@ -113,6 +114,7 @@ pub(super) async fn revoke(
     Extension(caller): Extension<Caller>,
     Path((workspace, user)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
+    let user = caller.meant(&user).to_owned();
     // Whoever is in it may leave it.
     let leaves = matches!(&caller, Caller::User(who) if who.user == user);
     at_least(&door, &caller, &workspace, if leaves { Role::Guest } else { Role::Admin }).await?;

@@ -289,7 +289,8 @@ impl Backend for Sql {
             Migration::new(at, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         };
         let migrations = (1..).zip(all).map(migration).collect();
-        let migrator = Migrator { migrations: Cow::Owned(migrations), ..Migrator::DEFAULT };
+        // A version of before goes on beside a later one's tables, so that processes can be rolled and rolled back.
+        let migrator = Migrator { migrations: Cow::Owned(migrations), ignore_missing: true, ..Migrator::DEFAULT };
         let mut ran = migrator.run(pool).await;
         if let Err(sqlx::migrate::MigrateError::Dirty(_)) = ran {
             // The server was killed in the middle of one: each of them can be run again.

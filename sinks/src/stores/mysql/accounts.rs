@@ -90,37 +90,37 @@ fn workspace(row: &MySqlRow) -> Result<(Workspace, Role), Error> {
 
 /// Makes or replaces an account. False: another one has the e-mail address.
 async fn put(pool: &MySqlPool, account: &Account) -> Result<bool, Error> {
+    loop {
+        match put_once(pool, account).await {
+            // The address, or the account was made by another process a moment ago.
+            Err(error) if number_of(&error) == DUPLICATE => {
+                let other = sqlx::query("SELECT 1 FROM _quikflow_accounts WHERE email = ? AND user_id <> ?");
+                let other = other.bind(account.email.as_bytes()).bind(account.user.as_bytes()).fetch_optional(pool).await?;
+                if other.is_some() {
+                    return Ok(false);
+                }
+            }
+            done => return done.map(|()| true),
+        }
+    }
+}
+
+async fn put_once(pool: &MySqlPool, account: &Account) -> Result<(), Error> {
     // By the user's id alone: `ON DUPLICATE KEY UPDATE` would change the account that has the address.
     let changed = sqlx::query("UPDATE _quikflow_accounts SET email = ?, password = ?, role = ? WHERE user_id = ?")
         .bind(account.email.as_bytes())
         .bind(&account.password)
         .bind(account.role.name())
-        .bind(account.user.as_bytes())
-        .execute(pool)
-        .await;
-    match changed {
-        Err(error) if number_of(&error) == DUPLICATE => return Ok(false),
-        Err(error) => return Err(error),
-        Ok(changed) if changed.rows_affected() > 0 => return Ok(true),
-        Ok(_) => {}
+        .bind(account.user.as_bytes());
+    if changed.execute(pool).await?.rows_affected() > 0 {
+        return Ok(());
     }
     let made = sqlx::query("INSERT INTO _quikflow_accounts (user_id, email, password, role) VALUES (?, ?, ?, ?)")
         .bind(account.user.as_bytes())
         .bind(account.email.as_bytes())
         .bind(&account.password)
-        .bind(account.role.name())
-        .execute(pool)
-        .await;
-    match made {
-        Ok(_) => Ok(true),
-        // The address, or the account was made by another process a moment ago.
-        Err(error) if number_of(&error) == DUPLICATE => {
-            let other = sqlx::query("SELECT 1 FROM _quikflow_accounts WHERE email = ? AND user_id <> ?");
-            let other = other.bind(account.email.as_bytes()).bind(account.user.as_bytes()).fetch_optional(pool).await?;
-            if other.is_some() { Ok(false) } else { Err(error) }
-        }
-        Err(error) => Err(error),
-    }
+        .bind(account.role.name());
+    made.execute(pool).await.map(drop)
 }
 
 async fn create(pool: &MySqlPool, workspace: &Workspace) -> Result<bool, Error> {
@@ -132,9 +132,8 @@ async fn create(pool: &MySqlPool, workspace: &Workspace) -> Result<bool, Error> 
         .bind(workspace.created.0)
         .execute(&mut *change)
         .await;
-    match made {
-        Err(error) if number_of(&error) == DUPLICATE => return Ok(false),
-        made => drop(made?),
+    if let Err(error) = made {
+        return if number_of(&error) == DUPLICATE { Ok(false) } else { Err(error) };
     }
     sqlx::query("INSERT INTO _quikflow_roles (workspace_id, user_id, role) VALUES (?, ?, ?)")
         .bind(workspace.id.as_bytes())
@@ -154,8 +153,7 @@ async fn grant(pool: &MySqlPool, workspace: &str, user: &str, role: Option<Role>
         return Ok(Granted::Missing);
     }
     if role != Some(Role::Admin) {
-        let admins =
-            sqlx::query("SELECT user_id FROM _quikflow_roles WHERE workspace_id = ? AND role = 'admin' LIMIT 2 FOR UPDATE");
+        let admins = sqlx::query("SELECT user_id FROM _quikflow_roles WHERE workspace_id = ? AND role = 'admin' LIMIT 2");
         let admins = admins.bind(workspace.as_bytes()).fetch_all(&mut *change).await?;
         let admins = admins.iter().map(|row| text(row, 0)).collect::<Result<Vec<_>, _>>()?;
         if admins == [user] {

@@ -17,6 +17,10 @@ use quikflow_gateway::sign_in::accounts::Accounts;
 use quikflow_gateway::sign_in::sessions::Sessions;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a call may take at most: somebody waits for it.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// What the gateway signs users in with.
 #[derive(Clone)]
@@ -47,7 +51,7 @@ pub fn sign_in(dir: &Path, urls: &StoreUrls) -> Result<SignInStores, StoreError>
 #[cfg(feature = "mysql")]
 fn real_accounts(url: &str, urls: &StoreUrls, pool: Arc<Pool>) -> Result<Arc<dyn Accounts>, StoreError> {
     let sql = super::mysql::Sql::new(url, urls.mysql_replica.as_deref())?;
-    Ok(Arc::new(super::mysql::accounts::Shared::new(sql, pool, urls.longest())))
+    Ok(Arc::new(super::mysql::accounts::Shared::new(sql, pool, urls.longest().min(LONGEST))))
 }
 
 #[cfg(not(feature = "mysql"))]
@@ -58,7 +62,7 @@ fn real_accounts(_: &str, _: &StoreUrls, _: Arc<Pool>) -> Result<Arc<dyn Account
 #[cfg(feature = "redis")]
 fn real_sessions(url: &str, urls: &StoreUrls, pool: Arc<Pool>) -> Result<Arc<dyn Sessions>, StoreError> {
     let redis = super::redis::Redis::new(url)?;
-    Ok(Arc::new(super::redis::sessions::Shared::new(redis, pool, urls.longest())))
+    Ok(Arc::new(super::redis::sessions::Shared::new(redis, pool, urls.longest().min(LONGEST))))
 }
 
 #[cfg(not(feature = "redis"))]
@@ -67,7 +71,7 @@ fn real_sessions(_: &str, _: &StoreUrls, _: Arc<Pool>) -> Result<Arc<dyn Session
 }
 
 /// A store's answer as the gateway takes it.
-pub(crate) fn away(error: StoreError) -> Away {
+pub fn away(error: StoreError) -> Away {
     match error {
         StoreError::Unavailable { .. } | StoreError::Forgot { .. } => Away::Unavailable(error.to_string()),
         _ => Away::Refused(error.to_string()),
