@@ -257,7 +257,8 @@ async fn a_refresh_token_is_good_once_and_a_copy_of_it_ends_the_session() {
     // Who signs out by a token that was exchanged before ends its session all the same, and it is told.
     assert_eq!(house.refresh(&tokens["refreshToken"]).await.0, 200);
     let out = house.ask("POST", "/api/auth/logout", "", json!({ "refreshToken": tokens["refreshToken"], "all": true })).await;
-    assert_eq!((out.0, house.memory.sessions.lock().len(), house.me(&tokens).await), (204, 0, 401));
+    let left = house.memory.sessions.lock().len();
+    assert_eq!((out.0, left, house.me(&tokens).await), (204, 0, 401));
     assert_eq!(house.published.lock().last().unwrap()["payload"]["severity"], "HIGH");
     // A session that nobody refreshes is over after a week.
     let tokens = house.signed_in("ann").await;
