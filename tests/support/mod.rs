@@ -5,6 +5,7 @@
 
 pub mod chat;
 pub mod count;
+pub mod fluvio;
 pub mod harness;
 pub mod kafka;
 pub mod kills;

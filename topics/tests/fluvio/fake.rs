@@ -2,7 +2,7 @@
 //! late, in part or twice, reads leave records out, connections break for a while, processes die between two calls. Time is
 //! virtual: a pause moves it.
 
-use quikflow_topics::brokers::fluvio::{Endpoint, Fault, Found, NewTopic, Raw};
+use quikflow_topics::brokers::fluvio::{Bounds, Endpoint, Fault, Found, NewTopic, Portion, Raw};
 use quikflow_topics::clock::{Clock, ManualClock};
 use quikflow_topics::ids::EventTime;
 use std::collections::BTreeMap;
@@ -84,7 +84,7 @@ impl Fake {
 
     /// A process's way to the cluster, which works for so many calls.
     pub(crate) fn line(self: &Arc<Fake>, calls: i64) -> Arc<Line> {
-        Arc::new(Line { fake: self.clone(), left: AtomicI64::new(calls) })
+        Arc::new(Line { fake: self.clone(), left: AtomicI64::new(calls), watch: Mutex::default() })
     }
 
     /// Nobody is reached for so long.
@@ -140,12 +140,21 @@ impl Fake {
 pub(crate) struct Line {
     fake: Arc<Fake>,
     left: AtomicI64,
+    /// Called before a write, with its topic.
+    watch: Mutex<Option<Watch>>,
 }
+
+type Watch = Box<dyn FnMut(&str) + Send>;
 
 impl Line {
     /// From now on nothing gets through.
     pub(crate) fn cut(&self) {
         self.left.store(0, Ordering::SeqCst);
+    }
+
+    /// Calls this before each write, with the topic's name.
+    pub(crate) fn watch(&self, watch: impl FnMut(&str) + Send + 'static) {
+        *self.watch.lock().unwrap() = Some(Box::new(watch));
     }
 
     fn call<T>(&self, call: impl FnOnce(&mut World) -> Result<T, Fault>) -> Result<T, Fault> {
@@ -184,6 +193,9 @@ impl Endpoint for Line {
     }
 
     fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<Vec<u64>, Fault> {
+        if let Some(watch) = self.watch.lock().unwrap().as_mut() {
+            watch(topic);
+        }
         let fault = self.fake.fault(6);
         let (now, elapsed) = (self.fake.clock.now(), self.fake.clock.elapsed());
         self.call(|world| {
@@ -215,30 +227,35 @@ impl Endpoint for Line {
         })
     }
 
-    fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, Fault> {
+    fn read(&self, topic: &str, from: &[(u32, u64)], most: usize) -> Result<Vec<Portion>, Fault> {
         let fault = self.fake.fault(2);
         self.call(|world| {
-            let log = &world.topics[topic][partition as usize];
-            let mut found: Vec<Found> = log.iter().skip(from as usize).take(most).cloned().collect();
-            match fault {
-                None => {}
-                // A stretch is left out, as a stream does whose bytes were cut within a batch.
-                Some((0, drawn)) if found.len() > 1 => {
+            let portion = |(partition, from): &(u32, u64)| {
+                let log = &world.topics[topic][*partition as usize];
+                let records = log.iter().skip(*from as usize).take(most).cloned().collect();
+                Portion { records, first: 0, end: log.len() as u64 }
+            };
+            let mut portions: Vec<Portion> = from.iter().map(portion).collect();
+            let Some((kind, drawn)) = fault else { return Ok(portions) };
+            // A stretch is left out, as where bytes were cut within a batch.
+            let found = portions.iter_mut().map(|portion| &mut portion.records).find(|found| found.len() > 1);
+            match found.filter(|_| kind == 0) {
+                Some(found) => {
                     let first = (drawn % (found.len() as u64 - 1)) as usize;
                     found.drain(first..first + 1 + (drawn >> 32) as usize % (found.len() - 1 - first));
                     self.fake.holes.fetch_add(1, Ordering::SeqCst);
                 }
-                Some(_) => return Err(lost()),
+                None => return Err(lost()),
             }
-            Ok(found)
+            Ok(portions)
         })
     }
 
-    fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64), Fault> {
+    fn bounds(&self, topics: &[(String, u32)]) -> Result<Vec<Bounds>, Fault> {
         let fault = self.fake.fault(1);
         self.call(|world| {
             fault.map_or(Ok(()), |_| Err(lost()))?;
-            Ok((0, world.topics[topic][partition as usize].len() as u64))
+            Ok(topics.iter().map(|(topic, _)| world.topics[topic].iter().map(|log| (0, log.len() as u64)).collect()).collect())
         })
     }
 

@@ -16,6 +16,7 @@ mod common;
 mod fake;
 #[path = "../../../tests/support/harness.rs"]
 mod harness;
+mod unread;
 
 use arrow::array::{RecordBatch, StringArray};
 use common::{conformance, lane, letter, piece, read, read_good, rows, spec};
@@ -31,6 +32,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use unread::{
+    nothing_new_is_one_question, r1_the_rest_of_a_batch_on_its_way_is_unread, r1_the_rest_of_an_epochs_outputs_is_unread,
+};
 
 crate::tests! {
     the_same_calls_have_the_same_answers,
@@ -41,6 +45,9 @@ crate::tests! {
     an_outage_is_waited_for_and_a_refusal_is_not,
     r18_what_others_wrote_wrongly_is_a_dead_letter,
     a_long_journal_is_begun_anew,
+    r1_the_rest_of_a_batch_on_its_way_is_unread,
+    r1_the_rest_of_an_epochs_outputs_is_unread,
+    nothing_new_is_one_question,
     what_does_not_fit_is_said_at_the_start,
     the_same_calls_on_a_real_cluster,
     all_of_a_long_partition_is_read_from_a_real_cluster,

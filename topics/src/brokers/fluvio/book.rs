@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Bytes of an entry in one record.
 const PART: usize = 512 << 10;
@@ -127,8 +128,8 @@ impl Entry {
         });
     }
 
-    /// The values of its records: compressed, in parts, each with the entry's checksum.
-    pub(super) fn parts(&self) -> Result<Vec<Vec<u8>>, BrokerError> {
+    /// Its checksum, and the values of its records: compressed, in parts, each with the checksum.
+    pub(super) fn parts(&self) -> Result<(u64, Vec<Vec<u8>>), BrokerError> {
         let json = serde_json::to_vec(self).map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))?;
         let packed = lz4_flex::compress_prepend_size(&json);
         let id = xxhash_rust::xxh3::xxh3_64(&packed);
@@ -143,7 +144,7 @@ impl Entry {
             value.extend_from_slice(chunk);
             value
         };
-        Ok((0..).zip(&chunks).map(part).collect())
+        Ok((id, (0..).zip(&chunks).map(part).collect()))
     }
 }
 
@@ -152,9 +153,16 @@ impl Entry {
 pub(super) struct Assembler {
     /// By checksum: which place it was begun at, and its parts.
     open: BTreeMap<u64, (u64, BTreeMap<u32, Vec<u8>>)>,
+    /// What this process has written, by checksum: it need not be unpacked when it comes back.
+    expected: Option<(u64, Entry)>,
 }
 
 impl Assembler {
+    /// An entry that is being written.
+    pub(super) fn expect(&mut self, id: u64, entry: Entry) {
+        self.expected = Some((id, entry));
+    }
+
     /// Takes a record's value in; the entry, if that was its last part.
     pub(super) fn take(&mut self, offset: u64, value: &[u8]) -> Result<Option<Entry>, BrokerError> {
         let broken = |why: &str| BrokerError::Corrupt(format!("the record at {offset} of Fluvio's journal {why}"));
@@ -175,6 +183,9 @@ impl Assembler {
         let packed: Vec<u8> = self.open.remove(&id).map(|(_, parts)| parts.into_values().flatten().collect()).unwrap_or_default();
         if xxhash_rust::xxh3::xxh3_64(&packed) != id {
             return Err(broken("does not match its checksum"));
+        }
+        if let Some((_, entry)) = self.expected.take_if(|(expected, _)| *expected == id) {
+            return Ok(Some(entry));
         }
         let json = lz4_flex::decompress_size_prepended(&packed).map_err(|e| broken(&format!("cannot be unpacked: {e}")))?;
         serde_json::from_slice(&json).map(Some).map_err(|e| broken(&format!("cannot be read: {e}")))
@@ -205,7 +216,7 @@ pub(super) struct Book {
     pieces: BTreeMap<(String, String), Vec<Kept>>,
     next_piece: i64,
     /// The last epoch's: the ones before were delivered before it was written.
-    pub(super) delivery: Delivery,
+    pub(super) delivery: Arc<Delivery>,
 }
 
 impl Book {
@@ -236,7 +247,7 @@ impl Book {
         self.seq = entry.seq;
         self.epoch = entry.epoch.unwrap_or(self.epoch);
         if let Some(delivery) = entry.delivery {
-            self.delivery = delivery;
+            self.delivery = Arc::new(delivery);
         }
         if let Some(topology) = entry.forget {
             let group = format!("topology:{topology}");
@@ -285,7 +296,7 @@ impl Book {
     pub(super) fn whole(&self, by: u64, who: &str, seq: u64) -> Entry {
         let mut entry = Entry::new(Kind::Whole, by, who, seq);
         entry.epoch = Some(self.epoch);
-        entry.delivery = Some(self.delivery.clone());
+        entry.delivery = Some(Delivery::clone(&self.delivery));
         let topologies: std::collections::BTreeSet<&String> = self.pieces.keys().map(|(topology, _)| topology).collect();
         for topology in topologies {
             self.pieces(topology).iter().for_each(|piece| entry.add_piece(piece));
@@ -333,7 +344,7 @@ mod tests {
         let noise: Vec<u8> = (0..300_000_u64).flat_map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()).to_le_bytes()).collect();
         let mut entry = change(1, "a", 1, 5);
         entry.add_piece(&piece(noise.clone()));
-        let (parts, other) = (entry.parts().unwrap(), change(1, "a", 2, 6).parts().unwrap());
+        let (parts, other) = (entry.parts().unwrap().1, change(1, "a", 2, 6).parts().unwrap().1);
         assert!(parts.len() > 2, "{}", parts.len());
         let mut assembler = Assembler::default();
         let mut book = Book::new(true);

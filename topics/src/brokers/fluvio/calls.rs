@@ -162,14 +162,18 @@ impl Broker for FluvioBroker {
     fn read_record(&self, topic: &str, partition: PartitionId, offset: Offset) -> Result<Option<RecordBatch>, BrokerError> {
         let spec = self.shared.spec(topic)?;
         let floor = self.shared.floors(&spec)?.get(partition.0 as usize).copied().unwrap_or(0);
-        let found = self.shared.cluster.read(&self.shared.physical(topic), partition.0, offset.0, 1)?.pop();
-        let Some(found) = found.filter(|found| found.offset == offset.0 && offset.0 >= floor) else { return Ok(None) };
+        let found = self.shared.cluster.record(&self.shared.physical(topic), partition.0, offset.0)?;
+        let Some(found) = found.filter(|_| offset.0 >= floor) else { return Ok(None) };
         let slice = RecordSlice::new(&self.shared, spec.clone(), vec![incoming(partition.0, found).0]);
         slice.decode(&Projection::all(&spec)).map(Some)
     }
 
     fn stats(&self, topic: &str) -> Result<TopicStats, BrokerError> {
         self.shared.figures(topic)
+    }
+
+    fn unread(&self, topic: &str, from: &Positions, _: bool) -> Result<bool, BrokerError> {
+        self.shared.unread(topic, from)
     }
 
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
@@ -222,6 +226,8 @@ impl Broker for FluvioBroker {
 
     fn reset_topology(&self, topology: &str, outputs: &[String], from: ResetFrom) -> Result<(), BrokerError> {
         self.shared.epochs()?;
+        // No output of an epoch comes behind the end that is thrown away up to.
+        let _committing = self.shared.committing.lock();
         let group = format!("topology:{topology}");
         let mut ends = Vec::new();
         if from == ResetFrom::Latest {
@@ -233,8 +239,8 @@ impl Broker for FluvioBroker {
         let mut floors = Vec::new();
         for topic in outputs {
             let (spec, name) = (self.shared.spec(topic)?, self.shared.physical(topic));
-            let ends = (0..spec.partitions).map(|partition| Ok(self.shared.cluster.bounds(&name, partition)?.1));
-            floors.push((topic.clone(), ends.collect::<Result<Vec<u64>, BrokerError>>()?));
+            let ends = self.shared.cluster.bounds(&name, spec.partitions)?.into_iter().map(|(_, end)| end);
+            floors.push((topic.clone(), ends.collect()));
         }
         let mut journal = self.shared.journal.lock();
         journal.append(|book, entry| {

@@ -8,9 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Records read in one call.
-const STEP: usize = 256;
-
 /// A record of the topic.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,29 +50,23 @@ impl DeadLetters {
     }
 
     fn catch_up(&mut self) -> Result<(), BrokerError> {
-        loop {
-            let found = self.cluster.read(&self.topic, 0, self.next, STEP)?;
-            if found.is_empty() {
-                return Ok(());
-            }
-            for record in found {
-                self.next = record.offset + 1;
-                match serde_json::from_slice(&record.value).map_err(broken)? {
-                    Note::Letter { letter, .. } if !self.by_id.contains_key(&letter.id) => {
-                        self.by_id.insert(letter.id.clone(), record.offset);
-                        self.letters.insert(record.offset, *letter);
-                    }
-                    Note::Letter { .. } => {}
-                    Note::Status { ids, status } => {
-                        for id in ids {
-                            if let Some(letter) = self.by_id.get(&id).and_then(|offset| self.letters.get_mut(offset)) {
-                                letter.status = status;
-                            }
+        self.cluster.follow(&self.topic, &mut self.next, |record| {
+            match serde_json::from_slice(&record.value).map_err(broken)? {
+                Note::Letter { letter, .. } if !self.by_id.contains_key(&letter.id) => {
+                    self.by_id.insert(letter.id.clone(), record.offset);
+                    self.letters.insert(record.offset, *letter);
+                }
+                Note::Letter { .. } => {}
+                Note::Status { ids, status } => {
+                    for id in ids {
+                        if let Some(letter) = self.by_id.get(&id).and_then(|offset| self.letters.get_mut(offset)) {
+                            letter.status = status;
                         }
                     }
                 }
             }
-        }
+            Ok(())
+        })
     }
 
     /// Writes letters that are not there yet (as [`encode`] gives them) and marks those replayed.
@@ -140,7 +131,7 @@ impl DeadLetters {
     }
 
     fn bytes(&self, offset: u64) -> Result<Vec<u8>, BrokerError> {
-        let found = self.cluster.read(&self.topic, 0, offset, 1)?.pop().filter(|found| found.offset == offset);
+        let found = self.cluster.record(&self.topic, 0, offset)?;
         // What retention took in between has no bytes any more.
         let Some(found) = found else { return Ok(Vec::new()) };
         match serde_json::from_slice(&found.value).map_err(broken)? {

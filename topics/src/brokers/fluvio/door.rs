@@ -4,22 +4,19 @@
 //! answered is sent again by whoever sent it: a lane's records under the same numbers, so that
 //! readers pass them once; others, where they have no lane, as new ones.
 
-use super::Shared;
 use super::endpoint::Raw;
 use super::record::{self, Outgoing};
+use super::{Shared, lines};
 use crate::broker::{Answer, Append, Appended, BrokerError, Lane};
 use crate::failpoint;
 use crate::ids::{Offset, PartitionId};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// Batches of lanes that may wait, and appends that are written together.
 const WAITING: usize = 256;
-/// Records read in one call.
-const STEP: usize = 1024;
 
 /// An append on its way.
 pub(super) struct Work {
@@ -33,39 +30,6 @@ pub(super) struct Work {
     /// Until when it waits for the batch before it.
     pub(super) deadline: Duration,
     pub(super) answer: Answer<Appended>,
-}
-
-/// A lane's line in the own topic.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    lane: String,
-    line: u64,
-}
-
-/// The highest line of every lane, as far as the topic was read.
-#[derive(Default)]
-pub(super) struct Lines {
-    next: u64,
-    lines: HashMap<String, u64>,
-}
-
-impl Lines {
-    pub(super) fn of(&mut self, shared: &Shared, producer: &str) -> Result<u64, BrokerError> {
-        let topic = shared.own("lanes");
-        loop {
-            let found = shared.cluster.read(&topic, 0, self.next, STEP)?;
-            if found.is_empty() {
-                return Ok(self.lines.get(producer).copied().unwrap_or(0));
-            }
-            for record in found {
-                self.next = record.offset + 1;
-                let line: Line = serde_json::from_slice(&record.value)
-                    .map_err(|e| BrokerError::Corrupt(format!("the lane's line at {} cannot be read: {e}", record.offset)))?;
-                let known = self.lines.entry(line.lane).or_default();
-                *known = (*known).max(line.line);
-            }
-        }
-    }
 }
 
 /// The thread's side.
@@ -110,6 +74,7 @@ impl Door {
         if works.is_empty() {
             return;
         }
+        failpoint::hit("log.append.begin");
         self.written += 1;
         let number = self.written;
         let mut groups: BTreeMap<(String, u32), (Vec<Raw>, Vec<(usize, usize, usize)>)> = BTreeMap::new();
@@ -127,6 +92,10 @@ impl Door {
             }
         }
         failpoint::hit("log.write.before");
+        let announced = match lines::announce(&self.shared, &self.shared.who, number - 1, number, groups.keys()) {
+            Ok(announced) => announced,
+            Err(error) => return works.into_iter().for_each(|work| answer(work, Err(error.clone()))),
+        };
         for ((topic, partition), (records, places)) in groups {
             match self.shared.cluster.produce(&self.shared.physical(&topic), partition, &records) {
                 Ok((offsets, again)) => {
@@ -148,6 +117,10 @@ impl Door {
         }
         self.shared.wakeup.bump();
         works.into_iter().zip(outcomes).for_each(|(work, outcome)| answer(work, outcome));
+        if announced && let Err(error) = lines::write(&self.shared, &self.shared.who, number, None) {
+            // Nobody waits for it longer than they have patience.
+            tracing::warn!(%error, "fluvio: readers are not told that a batch is written");
+        }
     }
 
     /// Batches of lanes, in their order; those that have to wait are given back.
@@ -177,6 +150,7 @@ impl Door {
 
     /// Writes a batch's records above the line, then the new line.
     fn lane(&self, work: &Work, lane: &Lane, line: u64) -> Result<Appended, BrokerError> {
+        failpoint::hit("log.append.begin");
         let mut appended = unplaced(work);
         appended.accepted = 0;
         let by = format!("lane:{}", lane.producer);
@@ -200,16 +174,15 @@ impl Door {
             }
         }
         failpoint::hit("log.write.before");
+        let reached = line.max(lane.last);
+        lines::announce(&self.shared, &lane.producer, line, reached, groups.keys())?;
         for ((topic, partition), records) in groups {
             self.shared.cluster.produce(&self.shared.physical(&topic), partition, &records)?;
         }
         self.shared.write_letters(&work.letters, &[])?;
-        let reached = line.max(lane.last);
         if reached > line {
-            let mark = Line { lane: lane.producer.clone(), line: reached };
-            let value = serde_json::to_vec(&mark).map_err(|e| BrokerError::Storage(format!("fluvio: {e}")))?;
             failpoint::hit("log.commit.before");
-            self.shared.cluster.produce(&self.shared.own("lanes"), 0, &[Raw { key: None, value }])?;
+            lines::write(&self.shared, &lane.producer, reached, None)?;
             failpoint::hit("log.commit.after");
         }
         appended.lane_line = reached;

@@ -14,6 +14,9 @@ const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Records of quikflow's own topics that are asked for at once.
+const FOLLOWED: usize = 512;
+
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -45,6 +48,20 @@ pub struct Found {
     pub value: Vec<u8>,
 }
 
+/// What a partition has answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Portion {
+    /// Records from the offset asked for on, in order; none only at the end.
+    pub records: Vec<Found>,
+    /// The first offset kept.
+    pub first: u64,
+    /// The next offset to be written.
+    pub end: u64,
+}
+
+/// The first offset kept and the next to be written of each partition of a topic.
+pub type Bounds = Vec<(u64, u64)>;
+
 /// A topic to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTopic {
@@ -74,18 +91,23 @@ pub trait Endpoint: Send + Sync + 'static {
     /// # Errors
     /// See [`Fault`].
     fn produce(&self, topic: &str, partition: u32, records: &[Raw]) -> Result<Vec<u64>, Fault>;
-    /// Replicated records from an offset on, in order, at most so many and no more than some MiB of
-    /// them; none only at the end. From below the first record kept: from that one on. Some may be left out, which
-    /// their offsets show.
+    /// Replicated records of partitions of a topic, each from an offset on, about so many of each and no more
+    /// than some MiB of them; answers in the order asked. From below the first record kept: from that one on.
+    /// Some may be left out, which their offsets show.
     ///
     /// # Errors
     /// See [`Fault`].
-    fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, Fault>;
-    /// The first offset kept and the next to be written.
+    fn read(&self, topic: &str, from: &[(u32, u64)], most: usize) -> Result<Vec<Portion>, Fault>;
+    /// Where the partitions of topics begin and end: topics with the number of theirs, answers in the order asked.
     ///
     /// # Errors
     /// See [`Fault`].
-    fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64), Fault>;
+    fn bounds(&self, topics: &[(String, u32)]) -> Result<Vec<Bounds>, Fault>;
+    /// Whether something may have been written to these topics since this was asked last. Asked some times a second
+    /// while nothing comes, so it should be one question.
+    fn news(&self, _topics: &[(String, u32)]) -> bool {
+        true
+    }
     /// Lets time pass before a call is tried again.
     fn pause(&self, time: Duration);
 }
@@ -129,25 +151,82 @@ impl Cluster {
         call(self.endpoint.as_ref())
     }
 
-    /// A partition's records from an offset on, none left out: a cluster's stream may skip records where its bytes
-    /// were cut within a batch, so only what follows without a hole is taken.
-    pub(super) fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Vec<Found>, BrokerError> {
+    /// Records of partitions, each from an offset on, none left out: what follows without a hole is taken, the
+    /// rest is asked for again.
+    pub(super) fn read_all(&self, topic: &str, from: &[(u32, u64)], most: usize) -> Result<Vec<Portion>, BrokerError> {
         self.call(&format!("reading topic `{topic}`"), |endpoint| {
-            let mut found = endpoint.read(topic, partition, from, most)?;
-            let first = found.first().map_or(from, |found| found.offset);
-            // Retention may have taken what was asked for.
-            if first > from && first > endpoint.bounds(topic, partition)?.0 {
-                return Err(Fault::Lost(format!("asked for offset {from}, it gave {first}")));
+            let mut portions = endpoint.read(topic, from, most)?;
+            if portions.len() != from.len() {
+                return Err(Fault::Lost(format!("{} of {} partitions have answered", portions.len(), from.len())));
             }
-            let whole = found.iter().zip(first..).take_while(|(found, offset)| found.offset == *offset).count();
-            found.truncate(whole);
-            Ok(found)
+            for ((_, from), portion) in from.iter().zip(&mut portions) {
+                let first = portion.records.first().map_or(portion.end.max(*from), |found| found.offset);
+                // Retention may have taken what was asked for.
+                if first > (*from).max(portion.first) {
+                    return Err(Fault::Lost(format!("asked for offset {from}, it gave {first}")));
+                }
+                let whole = portion.records.iter().zip(first..).take_while(|(found, offset)| found.offset == *offset).count();
+                portion.records.truncate(whole);
+            }
+            Ok(portions)
         })
     }
 
-    /// The first offset kept and the next to be written.
-    pub(super) fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64), BrokerError> {
-        self.call(&format!("asking for the offsets of topic `{topic}`"), |endpoint| endpoint.bounds(topic, partition))
+    /// The same of one partition.
+    pub(super) fn read(&self, topic: &str, partition: u32, from: u64, most: usize) -> Result<Portion, BrokerError> {
+        Ok(self.read_all(topic, &[(partition, from)], most)?.pop().unwrap_or_default())
+    }
+
+    /// The record at an offset, where it is kept.
+    pub(super) fn record(&self, topic: &str, partition: u32, offset: u64) -> Result<Option<Found>, BrokerError> {
+        let portion = self.read(topic, partition, offset, 1)?;
+        Ok(portion.records.into_iter().next().filter(|found| found.offset == offset))
+    }
+
+    /// Whether something may have been written to these topics since this was asked last.
+    pub(super) fn news(&self, topics: &[(String, u32)]) -> bool {
+        self.endpoint.news(topics)
+    }
+
+    /// Reads a topic of one partition from `next` on to its end; `next` goes with what was taken.
+    pub(super) fn follow(
+        &self,
+        topic: &str,
+        next: &mut u64,
+        mut take: impl FnMut(Found) -> Result<(), BrokerError>,
+    ) -> Result<(), BrokerError> {
+        loop {
+            let portion = self.read(topic, 0, *next, FOLLOWED)?;
+            let nothing = portion.records.is_empty();
+            for found in portion.records {
+                let after = found.offset + 1;
+                take(found)?;
+                *next = after;
+            }
+            if nothing || *next >= portion.end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Where the partitions of a topic begin and end.
+    pub(super) fn bounds(&self, topic: &str, partitions: u32) -> Result<Bounds, BrokerError> {
+        let what = format!("asking for the offsets of topic `{topic}`");
+        let asked = [(topic.to_owned(), partitions)];
+        self.call(&what, |endpoint| {
+            let bounds = endpoint.bounds(&asked)?.pop().unwrap_or_default();
+            let whole = bounds.len() == partitions as usize;
+            if whole {
+                Ok(bounds)
+            } else {
+                Err(Fault::Lost(format!("{} of {partitions} partitions have answered", bounds.len())))
+            }
+        })
+    }
+
+    /// The same of a topic of one partition.
+    pub(super) fn bounds_of_one(&self, topic: &str) -> Result<(u64, u64), BrokerError> {
+        Ok(self.bounds(topic, 1)?.pop().unwrap_or_default())
     }
 
     /// Writes records of one partition; whether it took more than one try is said.

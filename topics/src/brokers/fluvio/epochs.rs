@@ -1,13 +1,18 @@
 //! The thread that commits epochs: into the journal, then their outputs into the topics.
 
 use super::book::Delivery;
+use super::endpoint::Raw;
 use super::record::{self, Outgoing};
 use super::{Shared, dead, no_thread};
 use crate::broker::{Answer, BrokerError, EpochCommit};
 use crate::failpoint;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// Records by topic and partition.
+type Numbered = BTreeMap<(String, u32), Vec<Raw>>;
 
 /// An epoch, and who waits for it.
 pub(super) type Order = (Box<EpochCommit>, Answer<()>);
@@ -28,10 +33,11 @@ impl Shared {
             return Ok(open.orders.clone());
         }
         let nth = self.takeovers.fetch_add(1, Ordering::SeqCst);
+        let _committing = self.committing.lock();
         let mut journal = self.journal.lock();
         journal.take_over(&format!("{}-{nth}", self.who))?;
         let delivery = journal.book.delivery.clone();
-        self.deliver(&delivery)?;
+        self.deliver(self.announced(&delivery)?, &delivery)?;
         journal.shorten(false)?;
         drop(journal);
         let (orders, received) = channel();
@@ -43,11 +49,20 @@ impl Shared {
         Ok(orders)
     }
 
-    /// Writes an epoch's outputs to their topics, under its ids: again is harmless.
-    fn deliver(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        for ((topic, partition), records) in record::numbered(&delivery.outputs, "epochs", delivery.epoch)? {
+    /// An epoch's outputs by partition, under its ids. Until each is written it counts as there and unread: the
+    /// journal says already that the topology has come further.
+    fn announced(&self, delivery: &Delivery) -> Result<Numbered, BrokerError> {
+        let numbered = record::numbered(&delivery.outputs, "epochs", delivery.epoch)?;
+        *self.delivering.lock() = numbered.iter().map(|(place, records)| (place.clone(), records.len() as u64)).collect();
+        Ok(numbered)
+    }
+
+    /// Writes an epoch's outputs to their topics: again is harmless.
+    fn deliver(&self, numbered: Numbered, delivery: &Delivery) -> Result<(), BrokerError> {
+        for (place, records) in numbered {
             failpoint::hit("log.write.before");
-            self.cluster.produce(&self.physical(&topic), partition, &records)?;
+            self.cluster.produce(&self.physical(&place.0), place.1, &records)?;
+            self.delivering.lock().remove(&place);
         }
         self.write_letters(&delivery.letters, &delivery.replayed)
     }
@@ -60,14 +75,14 @@ impl Shared {
             outputs.extend(record::encode(output)?);
         }
         let letters = commit.dead_letters.iter().map(dead::encode).collect::<Result<Vec<_>, _>>()?;
+        let _committing = self.committing.lock();
         let mut journal = self.journal.lock();
         journal.commit(commit, outputs, letters)?;
-        let delivery = std::mem::take(&mut journal.book.delivery);
-        let delivered = self.deliver(&delivery);
-        journal.book.delivery = delivery;
-        delivered?;
-        journal.shorten(false)?;
+        let delivery = journal.book.delivery.clone();
+        let numbered = self.announced(&delivery)?;
         drop(journal);
+        self.deliver(numbered, &delivery)?;
+        self.journal.lock().shorten(false)?;
         self.wakeup.bump();
         failpoint::hit("log.epoch.after");
         Ok(())

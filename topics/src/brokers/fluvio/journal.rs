@@ -13,8 +13,6 @@ use super::endpoint::{Cluster, Fault, Raw};
 use crate::broker::{BrokerError, EpochCommit};
 use crate::failpoint;
 
-/// Records read in one call.
-const STEP: usize = 256;
 /// Records behind the last whole book after which a new one is written.
 const LONG: u64 = 5_000;
 
@@ -32,6 +30,10 @@ pub(super) struct Journal {
     mine: Option<(u64, String)>,
 }
 
+fn records(parts: Vec<Vec<u8>>) -> Vec<Raw> {
+    parts.into_iter().map(|value| Raw { key: None, value }).collect()
+}
+
 fn taken_over() -> BrokerError {
     BrokerError::Storage("fluvio: another process has taken over the epochs; only one runs the pipelines".to_owned())
 }
@@ -39,10 +41,10 @@ fn taken_over() -> BrokerError {
 impl Journal {
     /// Topics: the entries, and where whole books begin.
     pub(super) fn open(cluster: &Cluster, topic: &str, starts: &str, keep: bool) -> Result<Journal, BrokerError> {
-        let (low, high) = cluster.bounds(starts, 0)?;
-        let last = if high > low { cluster.read(starts, 0, high - 1, 1)?.pop() } else { None };
+        let (low, high) = cluster.bounds_of_one(starts)?;
+        let last = if high > low { cluster.record(starts, 0, high - 1)? } else { None };
         let said = last.and_then(|found| String::from_utf8(found.value).ok()).and_then(|text| text.parse::<u64>().ok());
-        let (kept, _) = cluster.bounds(topic, 0)?;
+        let (kept, _) = cluster.bounds_of_one(topic)?;
         let begun = said.unwrap_or(0);
         if kept > begun {
             return Err(BrokerError::Corrupt(format!(
@@ -63,23 +65,12 @@ impl Journal {
 
     /// Reads what was written since.
     pub(super) fn catch_up(&mut self) -> Result<(), BrokerError> {
-        loop {
-            let found = self.cluster.read(&self.topic, 0, self.next, STEP)?;
-            if found.is_empty() {
-                return Ok(());
-            }
-            self.fold(found)?;
-        }
-    }
-
-    fn fold(&mut self, found: Vec<super::endpoint::Found>) -> Result<(), BrokerError> {
-        for record in found {
+        self.cluster.follow(&self.topic, &mut self.next, |record| {
             if let Some(entry) = self.assembler.take(record.offset, &record.value)? {
                 self.book.take(entry);
             }
-            self.next = record.offset + 1;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Whether this process is the one whose entries count.
@@ -94,7 +85,7 @@ impl Journal {
         self.catch_up()?;
         loop {
             let by = self.book.by + 1;
-            let fault = self.write(&Entry::new(Kind::Takeover, by, who, 0))?;
+            let fault = self.write(&records(Entry::new(Kind::Takeover, by, who, 0).parts()?.1));
             self.catch_up()?;
             if self.book.by == by && self.book.who == who {
                 self.mine = Some((by, who.to_owned()));
@@ -105,10 +96,9 @@ impl Journal {
         }
     }
 
-    /// Writes an entry once, come what may; the fault, if there was one.
-    fn write(&self, entry: &Entry) -> Result<Option<Fault>, BrokerError> {
-        let records: Vec<Raw> = entry.parts()?.into_iter().map(|value| Raw { key: None, value }).collect();
-        Ok(self.cluster.once(|endpoint| endpoint.produce(&self.topic, 0, &records)).err())
+    /// Writes an entry's records once, come what may; the fault, if there was one.
+    fn write(&self, records: &[Raw]) -> Option<Fault> {
+        self.cluster.once(|endpoint| endpoint.produce(&self.topic, 0, records)).err()
     }
 
     /// Writes an entry until it is found to count.
@@ -117,19 +107,22 @@ impl Journal {
         self.catch_up()?;
         let mut entry = Entry::new(Kind::Change, by, &who, self.book.seq + 1);
         change(&self.book, &mut entry);
-        self.settle(&entry)
+        self.settle(entry)
     }
 
-    fn settle(&mut self, entry: &Entry) -> Result<(), BrokerError> {
+    fn settle(&mut self, entry: Entry) -> Result<(), BrokerError> {
+        let (seq, (id, parts)) = (entry.seq, entry.parts()?);
+        let records = records(parts);
+        self.assembler.expect(id, entry);
         let cluster = self.cluster.clone();
         let mut attempt = cluster.attempt();
         loop {
             if !self.is_mine() {
                 return Err(taken_over());
             }
-            let fault = self.write(entry)?;
+            let fault = self.write(&records);
             self.catch_up()?;
-            if self.is_mine() && self.book.seq >= entry.seq {
+            if self.is_mine() && self.book.seq >= seq {
                 return Ok(());
             }
             if !self.is_mine() {
@@ -179,7 +172,7 @@ impl Journal {
             return Err(taken_over());
         }
         let begun = self.next;
-        self.settle(&full.book.whole(by, &who, full.book.seq + 1))?;
+        self.settle(full.book.whole(by, &who, full.book.seq + 1))?;
         let value = begun.to_string().into_bytes();
         self.cluster.produce(&self.starts, 0, &[Raw { key: None, value }])?;
         self.begun = begun;

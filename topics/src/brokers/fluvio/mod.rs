@@ -1,12 +1,13 @@
 //! Fluvio: records as JSON under the keys of Kafka's clients; epochs by a journal, since there are no transactions.
 //!
-//! * `endpoint`: the seam, and the patience around it; `client` (feature `fluvio`): a real cluster behind it
+//! * `endpoint`: the seam, and the patience around it
+//! * `client`, `leaders`, `wire` (feature `fluvio`): a real cluster behind it
 //! * `record`: a row as a record with its id, and back; `sieve`: which records are repeats
 //! * `reader`: reading a topic, each record once
-//! * `door`: appends and lanes (R17); `dead`: dead letters
+//! * `door`: appends and lanes (R17); `lines`: how far lanes are, and what is on its way; `dead`: dead letters
 //! * `book`, `journal`, `epochs`: an epoch is an entry of the journal, then its outputs are written under its ids
 //!
-//! All but `client` is always compiled, and tested over an endpoint that fails. The mapping and its
+//! All but the second line is always compiled, and tested over an endpoint that fails. The mapping and its
 //! reasons are in `docs/adr/007-fluvio.md`.
 //!
 //! **Invariants**: nothing is believed to be written but what was answered or read back. A writer
@@ -21,19 +22,25 @@ mod door;
 mod endpoint;
 mod epochs;
 mod journal;
+#[cfg(feature = "fluvio")]
+mod leaders;
+mod lines;
 mod reader;
 mod record;
 mod sieve;
+#[cfg(feature = "fluvio")]
+mod wire;
 
 #[cfg(feature = "fluvio")]
 pub use client::Client;
-pub use endpoint::{Endpoint, Fault, Found, NewTopic, Raw};
+pub use endpoint::{Bounds, Endpoint, Fault, Found, NewTopic, Portion, Raw};
 
 use super::records::Origins;
-use crate::broker::{BrokerError, TopicStats, Wakeup};
+use crate::broker::{BrokerError, Positions, TopicStats, Wakeup};
 use crate::catalogue::TopicSpec;
 use crate::clock::SharedClock;
 use crate::dead_letter::DeadLetter;
+use crate::ids::PartitionId;
 use endpoint::Cluster;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +50,8 @@ use std::time::Duration;
 
 /// How often followers look for what other processes have written.
 const LOOK: Duration = Duration::from_millis(250);
+/// Every so many looks followers are woken though nothing has changed.
+const ANYWAY: u64 = 20;
 /// How long a call is tried again before it fails, unless told otherwise.
 pub const BUDGET: Duration = Duration::from_secs(60);
 /// The longest name that Fluvio takes.
@@ -111,14 +120,22 @@ struct Shared {
     closing: (Mutex<()>, Condvar),
     topics: RwLock<BTreeMap<String, Arc<TopicSpec>>>,
     journal: Mutex<journal::Journal>,
+    /// Held while an epoch is committed and delivered, or a topology reset: the journal is free for those who read it.
+    committing: Mutex<()>,
     /// With the bytes of pieces, as it was at some entry.
     full: Mutex<Option<book::Book>>,
     dead: Mutex<dead::DeadLetters>,
-    lines: Mutex<door::Lines>,
+    lines: Mutex<lines::Lines>,
     door: Mutex<Option<(std::sync::mpsc::SyncSender<door::Work>, std::thread::JoinHandle<()>)>>,
     epochs: Mutex<Option<epochs::Epochs>>,
     /// Where only repeats stand: (topic, partition) → (after the last record, end of the log).
     tails: Mutex<HashMap<(String, u32), (u64, u64)>>,
+    /// The partitions that an epoch's outputs are still to be written to, and how many.
+    delivering: Mutex<BTreeMap<(String, u32), u64>>,
+    /// Slices that readers have handed over.
+    handed: AtomicU64,
+    /// Topics of whose partitions nothing was unread, at so many slices.
+    all_read: Mutex<HashMap<String, (u64, Positions)>>,
     /// What followers reported: group → (topic, partition) → next offset.
     progress: Mutex<BTreeMap<String, BTreeMap<(String, u32), u64>>>,
 }
@@ -177,6 +194,7 @@ impl FluvioBroker {
         let shared = Arc::new(Shared {
             journal: Mutex::new(journal::Journal::open(&cluster, &own("journal"), &own("starts"), false)?),
             dead: Mutex::new(dead::DeadLetters::new(&cluster, &own("dead"))),
+            committing: Mutex::default(),
             cluster,
             prefix: prefix.to_owned(),
             who,
@@ -190,6 +208,9 @@ impl FluvioBroker {
             door: Mutex::default(),
             epochs: Mutex::default(),
             tails: Mutex::default(),
+            delivering: Mutex::default(),
+            handed: AtomicU64::new(0),
+            all_read: Mutex::default(),
             progress: Mutex::default(),
         });
         let watched = Arc::downgrade(&shared);
@@ -199,12 +220,19 @@ impl FluvioBroker {
     }
 }
 
-/// Wakes followers now and then: what other processes write says nothing here.
+/// Wakes followers when other processes have written something, and now and then anyway.
 fn look(shared: &std::sync::Weak<Shared>) {
-    while let Some(shared) = shared.upgrade().filter(|shared| !shared.is_closed()) {
-        shared.wakeup.bump();
+    for nth in 0_u64.. {
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.is_closed()) else { return };
+        let topics: Vec<(String, u32)> =
+            shared.topics.read().values().map(|spec| (shared.physical(&spec.name), spec.partitions)).collect();
+        if shared.cluster.news(&topics) || nth % ANYWAY == 0 {
+            shared.wakeup.bump();
+        }
         let mut nothing = shared.closing.0.lock();
-        shared.closing.1.wait_for(&mut nothing, LOOK);
+        if !shared.is_closed() {
+            shared.closing.1.wait_for(&mut nothing, LOOK);
+        }
     }
 }
 
@@ -274,17 +302,49 @@ impl Shared {
         }
     }
 
+    /// See [`crate::broker::Broker::unread`]. What a record that was shown was written together with is on its
+    /// way, which is asked first, or stands in the log.
+    fn unread(&self, topic: &str, from: &Positions) -> Result<bool, BrokerError> {
+        let handed = self.handed.load(Ordering::SeqCst);
+        // What was all there was stays so until more is shown.
+        if self.all_read.lock().get(topic).is_some_and(|(at, all)| *at == handed && all == from) {
+            return Ok(false);
+        }
+        let delivered =
+            self.delivering.lock().keys().any(|(to, partition)| to == topic && from.contains_key(&PartitionId(*partition)));
+        if delivered || self.lines.lock().any_coming(self, topic, from)? {
+            return Ok(true);
+        }
+        let bounds = self.bounds(self.spec(topic)?.as_ref())?;
+        let bounds = |partition: &PartitionId| bounds.get(partition.0 as usize).copied().unwrap_or_default();
+        let unread = from.iter().any(|(partition, next)| next.0.max(bounds(partition).0) < bounds(partition).1);
+        if !unread {
+            self.all_read.lock().insert(topic.to_owned(), (handed, from.clone()));
+        }
+        Ok(unread)
+    }
+
+    /// The first offset kept of each partition and the one after the last record that is no repeat, as far as known.
+    fn bounds(&self, spec: &TopicSpec) -> Result<Bounds, BrokerError> {
+        let mut bounds = self.cluster.bounds(&self.physical(&spec.name), spec.partitions)?;
+        let tails = self.tails.lock();
+        for (partition, (_, next)) in (0..).zip(&mut bounds) {
+            let tail = tails.get(&(spec.name.clone(), partition)).filter(|(_, at)| at == next);
+            *next = tail.map_or(*next, |(after, _)| *after);
+        }
+        Ok(bounds)
+    }
+
     /// First and last offsets by partition.
     fn figures(&self, topic: &str) -> Result<TopicStats, BrokerError> {
         let spec = self.spec(topic)?;
-        let name = self.physical(topic);
-        let (mut start, mut end) = (Vec::new(), Vec::new());
-        for (partition, floor) in (0..).zip(self.floors(&spec)?) {
-            let (first, next) = self.cluster.bounds(&name, partition)?;
-            let tail = self.tails.lock().get(&(topic.to_owned(), partition)).filter(|(_, at)| *at == next).copied();
-            let next = tail.map_or(next, |(after, _)| after);
-            start.push(first.max(floor));
-            end.push(next.max(first.max(floor)));
+        let coming = self.delivering.lock().clone();
+        let bounds = self.bounds(&spec)?;
+        let start: Vec<u64> = bounds.iter().zip(self.floors(&spec)?).map(|((first, _), floor)| floor.max(*first)).collect();
+        let mut end: Vec<u64> = bounds.iter().zip(&start).map(|((_, next), start)| *next.max(start)).collect();
+        // What the journal has and the topic has not yet is there for who waits for it.
+        for ((_, partition), records) in coming.iter().filter(|((to, _), _)| to == topic) {
+            end.get_mut(*partition as usize).into_iter().for_each(|end| *end += records);
         }
         let records = start.iter().zip(&end).map(|(start, end)| end - start).sum();
         Ok(TopicStats { topic: topic.to_owned(), start, end, records, chunks: 0, bytes: 0 })

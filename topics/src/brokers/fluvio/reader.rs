@@ -9,8 +9,9 @@ use crate::catalogue::TopicSpec;
 use crate::ids::{Offset, PartitionId};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-/// Records of a partition asked for in one call.
+/// Records of each partition asked for in one call.
 const STEP: usize = 1024;
 /// Before its first record a reader looks at so many earlier ones, to know their writers' numbers:
 /// a repeat further behind the record it repeats is not known as one.
@@ -28,8 +29,6 @@ pub(super) struct FluvioReader {
     /// By partition: made with the first record.
     sieves: Vec<Option<Sieve>>,
     fetched: VecDeque<Incoming>,
-    /// The partition to begin with, so that none waits for ever.
-    turn: usize,
 }
 
 impl FluvioReader {
@@ -50,30 +49,34 @@ impl FluvioReader {
             positions,
             sieves,
             fetched: VecDeque::new(),
-            turn: 0,
         })
     }
 
-    /// Fetches some of a partition; whether there was anything.
-    fn fetch(&mut self, partition: usize) -> Result<bool, BrokerError> {
-        let number = u32::try_from(partition).unwrap_or(u32::MAX);
-        let found = self.shared.cluster.read(&self.physical, number, self.next[partition], STEP)?;
-        if found.is_empty() {
-            return Ok(false);
-        }
-        let sieve = match self.sieves[partition].take() {
-            Some(sieve) => sieve,
-            None => self.sieve_at(number, self.next[partition])?,
-        };
-        let sieve = self.sieves[partition].insert(sieve);
-        for record in found {
-            self.next[partition] = record.offset + 1;
-            let (record, id) = incoming(number, record);
-            if sieve.passes(record.offset, &id) {
-                self.fetched.push_back(record);
+    /// Fetches some of every partition, by one question; whether there was anything.
+    fn fetch(&mut self) -> Result<bool, BrokerError> {
+        let from: Vec<(u32, u64)> = (0..).zip(self.next.iter().copied()).collect();
+        let portions = self.shared.cluster.read_all(&self.physical, &from, STEP)?;
+        let mut any = false;
+        for ((number, from), portion) in from.into_iter().zip(portions) {
+            if portion.records.is_empty() {
+                continue;
+            }
+            any = true;
+            let partition = number as usize;
+            let sieve = match self.sieves[partition].take() {
+                Some(sieve) => sieve,
+                None => self.sieve_at(number, from)?,
+            };
+            let sieve = self.sieves[partition].insert(sieve);
+            for record in portion.records {
+                self.next[partition] = record.offset + 1;
+                let (record, id) = incoming(number, record);
+                if sieve.passes(record.offset, &id) {
+                    self.fetched.push_back(record);
+                }
             }
         }
-        Ok(true)
+        Ok(any)
     }
 
     /// A sieve that knows the records before `at`.
@@ -81,7 +84,7 @@ impl FluvioReader {
         let mut sieve = Sieve::default();
         let mut from = at.saturating_sub(BEHIND);
         while from < at {
-            let found = self.shared.cluster.read(&self.physical, partition, from, STEP)?;
+            let found = self.shared.cluster.read(&self.physical, partition, from, STEP)?.records;
             let Some(last) = found.last() else { break };
             from = last.offset + 1;
             for record in found.into_iter().filter(|record| record.offset < at) {
@@ -99,20 +102,8 @@ impl TopicReader for FluvioReader {
             return Err(BrokerError::Closed);
         }
         let partitions = self.next.len();
-        while self.fetched.is_empty() {
-            let mut any = false;
-            let turn = self.turn;
-            for partition in (0..partitions).map(|n| (n + turn) % partitions) {
-                any |= self.fetch(partition)?;
-                if self.fetched.len() >= max_rows {
-                    break;
-                }
-            }
-            self.turn = (self.turn + 1) % partitions.max(1);
-            if !any {
-                break;
-            }
-        }
+        // What was fetched may be repeats only, with more behind them.
+        while self.fetched.is_empty() && self.fetch()? {}
         if self.fetched.is_empty() {
             // Read to the end; what stood behind the last record was repeats.
             for partition in 0..partitions {
@@ -121,6 +112,7 @@ impl TopicReader for FluvioReader {
             return Ok(None);
         }
         let count = self.fetched.len().min(max_rows.max(1));
+        self.shared.handed.fetch_add(1, Ordering::SeqCst);
         let slice = RecordSlice::new(&self.shared, self.topic.clone(), self.fetched.drain(..count).collect());
         for part in slice.parts() {
             if let Some(position) = self.positions.get_mut(part.partition.0 as usize) {
