@@ -167,7 +167,8 @@ fn make_file(file: &Path) -> Result<(), KeyError> {
         std::fs::create_dir_all(folder).map_err(at)?;
     }
     // Processes of several containers may have one number.
-    let beside = file.with_extension(format!("{:016x}.part", rand::random::<u64>()));
+    let drawn = super::drawn(12).map_err(|error| KeyError::NotMade(error.to_string()))?;
+    let beside = file.with_extension(format!("{drawn}.part"));
     let mut part = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(at)?;
     part.write_all(pem.as_bytes()).and_then(|()| part.sync_all()).map_err(at)?;
     let linked = std::fs::hard_link(&beside, file);
