@@ -37,36 +37,37 @@ pub struct SignInStores {
 /// A URL that cannot be read, a client that is not compiled in.
 pub fn sign_in(dir: &Path, urls: &StoreUrls) -> Result<SignInStores, StoreError> {
     let mut pool: Option<Arc<Pool>> = None;
+    let longest = urls.longest().min(LONGEST);
     let accounts: Arc<dyn Accounts> = match urls.mysql.as_deref() {
-        Some(url) => real_accounts(url, urls, Pool::of(&mut pool)?)?,
+        Some(url) => real_accounts(url, urls, longest, Pool::of(&mut pool)?)?,
         None => Arc::new(accounts::Embedded::new(dir)),
     };
     let sessions: Arc<dyn Sessions> = match urls.redis.as_deref() {
-        Some(url) => real_sessions(url, urls, Pool::of(&mut pool)?)?,
+        Some(url) => real_sessions(url, longest, Pool::of(&mut pool)?)?,
         None => Arc::new(sessions::Embedded::new(dir)),
     };
     Ok(SignInStores { accounts, sessions })
 }
 
 #[cfg(feature = "mysql")]
-fn real_accounts(url: &str, urls: &StoreUrls, pool: Arc<Pool>) -> Result<Arc<dyn Accounts>, StoreError> {
+fn real_accounts(url: &str, urls: &StoreUrls, longest: Duration, pool: Arc<Pool>) -> Result<Arc<dyn Accounts>, StoreError> {
     let sql = super::mysql::Sql::new(url, urls.mysql_replica.as_deref())?;
-    Ok(Arc::new(super::mysql::accounts::Shared::new(sql, pool, urls.longest().min(LONGEST))))
+    Ok(Arc::new(super::mysql::accounts::Shared::new(sql, pool, longest)))
 }
 
 #[cfg(not(feature = "mysql"))]
-fn real_accounts(_: &str, _: &StoreUrls, _: Arc<Pool>) -> Result<Arc<dyn Accounts>, StoreError> {
+fn real_accounts(_: &str, _: &StoreUrls, _: Duration, _: Arc<Pool>) -> Result<Arc<dyn Accounts>, StoreError> {
     Err(not_compiled_in("mysql"))
 }
 
 #[cfg(feature = "redis")]
-fn real_sessions(url: &str, urls: &StoreUrls, pool: Arc<Pool>) -> Result<Arc<dyn Sessions>, StoreError> {
+fn real_sessions(url: &str, longest: Duration, pool: Arc<Pool>) -> Result<Arc<dyn Sessions>, StoreError> {
     let redis = super::redis::Redis::new(url)?;
-    Ok(Arc::new(super::redis::sessions::Shared::new(redis, pool, urls.longest().min(LONGEST))))
+    Ok(Arc::new(super::redis::sessions::Shared::new(redis, pool, longest)))
 }
 
 #[cfg(not(feature = "redis"))]
-fn real_sessions(_: &str, _: &StoreUrls, _: Arc<Pool>) -> Result<Arc<dyn Sessions>, StoreError> {
+fn real_sessions(_: &str, _: Duration, _: Arc<Pool>) -> Result<Arc<dyn Sessions>, StoreError> {
     Err(not_compiled_in("redis"))
 }
 
