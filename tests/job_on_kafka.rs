@@ -186,9 +186,12 @@ async fn r19_processes_come_and_go_and_the_answer_stays() {
 async fn committed(server: &Server) {
     for _ in 0..300 {
         let lag = server.get("/v1/lag").await;
-        let rows = lag["rows"].as_array().unwrap();
-        let of_topology = |row: &&serde_json::Value| row["group"].as_str().unwrap().starts_with("topology:");
-        if rows.iter().filter(of_topology).any(|row| row["position"].as_u64() > Some(0)) {
+        let of_topologies = lag["groups"].as_array().unwrap().iter();
+        let mut of_topologies = of_topologies.filter(|group| group["group"].as_str().unwrap().starts_with("topology:"));
+        let at_work = |group: &serde_json::Value| {
+            group["partitions"].as_array().unwrap().iter().any(|partition| partition["position"].as_u64() > Some(0))
+        };
+        if of_topologies.any(at_work) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
