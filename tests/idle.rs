@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 use support::{Server, Start, both, shipped};
@@ -20,24 +20,29 @@ fn run(data: &Path, address: &str) -> Output {
     command.output().unwrap()
 }
 
-/// CPU time of each of a process's threads, by the scheduler's own count, in nanoseconds; none beyond Linux. The
-/// ticks of `/proc/PID/stat` are samples: threads that wake with the clock are charged a whole one each time.
-fn threads(pid: u32) -> Option<BTreeMap<String, u64>> {
-    let mut used = BTreeMap::new();
+/// How often each of a process's threads went to sleep, and its CPU time in nanoseconds; none beyond Linux.
+fn threads(pid: u32) -> Option<BTreeMap<PathBuf, [u64; 2]>> {
+    let mut seen = BTreeMap::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         let folder = thread.ok()?.path();
+        let read = |file| std::fs::read_to_string(folder.join(file));
         // A thread may have ended meanwhile.
-        let Ok(counts) = std::fs::read_to_string(folder.join("schedstat")) else { continue };
-        used.insert(folder.display().to_string(), counts.split_whitespace().next()?.parse().ok()?);
+        let (Ok(status), Ok(counts)) = (read("status"), read("schedstat")) else { continue };
+        let slept = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        let used = counts.split_whitespace().next()?;
+        seen.insert(folder, [slept.trim().parse().ok()?, used.parse().ok()?]);
     }
-    (!used.is_empty()).then_some(used)
+    (!seen.is_empty()).then_some(seen)
 }
 
-/// CPU time that a process has used since its threads were looked at.
-fn used_since(before: &BTreeMap<String, u64>, pid: u32) -> Duration {
+/// What all threads of a process did since they were looked at: how often they woke, and their CPU time.
+fn since(before: &BTreeMap<PathBuf, [u64; 2]>, pid: u32) -> (u64, Duration) {
     let now = threads(pid).unwrap();
-    let of = |(thread, used): (&String, &u64)| used - before.get(thread).copied().unwrap_or(0);
-    Duration::from_nanos(now.iter().map(of).sum())
+    let of = |what: usize| {
+        let more = |(thread, seen): (&PathBuf, &[u64; 2])| seen[what] - before.get(thread).map_or(0, |seen| seen[what]);
+        now.iter().map(more).sum()
+    };
+    (of(0), Duration::from_nanos(of(1)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,22 +59,23 @@ async fn a_settled_process_rests_and_ends_well() {
     let topics = server.get("/v1/status").await["topics"].clone();
     assert!(topics["notify.recipients"].as_u64() > Some(0), "{topics}");
     match threads(server.pid()) {
-        None => println!("skipped: no /proc to read a process's CPU time from"),
+        None => println!("skipped: no /proc to read from how often a process wakes"),
         Some(_) => {
-            // What follows a load, such as merging chunks, may take a moment: the best of some counts.
-            let most = Duration::from_millis(50);
-            let mut best = Duration::MAX;
+            // Wakes are counted, not CPU time: what one costs is the machine's affair (between 0.04 and 0.5 ms for
+            // any program). What follows a load, such as merging chunks, may take a moment: the best of some counts.
+            let most = 75;
+            let mut best = u64::MAX;
             for _ in 0..4 {
                 let before = threads(server.pid()).unwrap();
                 tokio::time::sleep(Duration::from_secs(5)).await;
-                let used = used_since(&before, server.pid());
-                println!("{used:?} of CPU in five seconds");
-                best = best.min(used);
+                let (wakes, used) = since(&before, server.pid());
+                println!("{wakes} wakes and {used:?} of CPU in five seconds");
+                best = best.min(wakes);
                 if best < most {
                     break;
                 }
             }
-            assert!(best < most, "{best:?} of CPU in five idle seconds, 1 % is {most:?}");
+            assert!(best < most, "{best} wakes in five idle seconds, at most {most}");
         }
     }
     assert_eq!(topics, server.get("/v1/status").await["topics"], "something was written after all was settled");

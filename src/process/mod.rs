@@ -45,6 +45,8 @@ use tokio::sync::watch;
 
 /// So long may sinks take to write what the topics hold when the process stops.
 const SINKS_DRAIN: Duration = Duration::from_secs(20);
+/// How often it is looked whether a part has failed by itself.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What a process is started with.
 #[derive(Clone, Debug)]
@@ -222,7 +224,7 @@ impl Process {
     /// A part that has failed by itself.
     pub(crate) fn wait(&self, mut signals: Signals) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            let mut look = tokio::time::interval(Duration::from_millis(500));
+            let mut look = tokio::time::interval(LOOK);
             loop {
                 tokio::select! {
                     _ = signals.terminate.recv() => return Ok(()),

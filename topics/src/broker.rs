@@ -330,6 +330,11 @@ pub trait Broker: Send + Sync + 'static {
         let at = |list: &[u64], partition: &PartitionId| list.get(partition.0 as usize).copied().unwrap_or(0);
         Ok(from.iter().any(|(partition, next)| next.0.max(at(&stats.start, partition)) < at(&stats.end, partition)))
     }
+    /// Whether the wakeup moves when a dead letter's status changes, whoever changes it: then nobody needs to look
+    /// again by the clock.
+    fn tells_changes(&self) -> bool {
+        false
+    }
     /// Whether the brokers answer: silence of one that does not is no end of the log (R2).
     fn answers(&self) -> bool {
         true

@@ -1,12 +1,43 @@
 //! Dead letters of a sink on their second way: written once, then marked (R14).
 
+use super::RunnerOptions;
 use super::task::{End, Task};
 use crate::store::{ItemOutcome, StoreError, WriteBatch};
 use quikflow_topics::broker::{BrokerError, Positions};
 use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatus};
+use std::time::Duration;
 
 /// Dead letters taken in one go.
 const AT_ONCE: usize = 100;
+/// Between two looks where nothing has changed, and every change is told.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// When to look for letters, and whether the store remembers, again.
+pub(crate) struct Looks {
+    every: Duration,
+    quiet: Duration,
+    /// When it was looked, and the version of the log then.
+    last: Option<(Duration, u64)>,
+}
+
+impl Looks {
+    /// With `told`, a look without a change of the log finds nothing new.
+    pub(crate) fn new(options: &RunnerOptions, told: bool) -> Looks {
+        Looks { every: options.replays, quiet: if told { QUIET } else { options.replays }, last: None }
+    }
+
+    /// How long until the next look, while the log stays at `version`.
+    pub(crate) fn due(&self, now: Duration, version: u64) -> Duration {
+        let Some((at, seen)) = self.last else { return Duration::ZERO };
+        let wait = if version == seen { self.quiet } else { self.every };
+        at.saturating_add(wait).saturating_sub(now)
+    }
+
+    /// It was looked.
+    pub(crate) fn looked(&mut self, now: Duration, version: u64) {
+        self.last = Some((now, version));
+    }
+}
 
 impl Task {
     /// Writes this sink's dead letters in status `Replaying`. A row written twice, after a crash
@@ -70,6 +101,26 @@ impl Task {
             Err(StoreError::BadRequest(message)) => open(&message),
             Err(StoreError::Unavailable { .. }) => Ok(None),
             Err(refused) => Err(End::Failed(refused.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_again_after_a_change_or_after_long() {
+        let options = RunnerOptions::default();
+        let (second, every) = (Duration::from_secs(1), options.replays);
+        for (told, still) in [(true, QUIET), (false, every)] {
+            let mut looks = Looks::new(&options, told);
+            assert_eq!(looks.due(Duration::ZERO, 0), Duration::ZERO, "at first");
+            looks.looked(second, 7);
+            assert_eq!(looks.due(second, 7), still, "nothing has changed");
+            assert_eq!(looks.due(second, 8), every, "not for each change");
+            assert_eq!(looks.due(second + every, 8), Duration::ZERO);
+            assert_eq!(looks.due(second + QUIET, 7), Duration::ZERO, "after long in any case");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One sink's loop: read, filter, write, report; start anew where the topic was reset.
 
 use super::pace::Pace;
+use super::replay::Looks;
 use super::shares::Shares;
 use super::status::{Circuit, SinkStatus, State};
 use super::{RunnerOptions, Signal, SinkSetup};
@@ -216,17 +217,17 @@ impl Task {
             self.status.lock().positions = positions.clone();
             self.broker.report_progress(&group, &topic.name, &positions)?;
             let mut reader = self.persist_broker(|| self.broker.reader(&topic.name, &positions))?;
-            let mut next_replay = Duration::ZERO;
+            let mut looks = Looks::new(&self.options, self.broker.tells_changes() && !self.store.is_shared());
             let mut gathered = self.clock.elapsed();
             loop {
                 let seen = self.broker.wakeup().version();
                 self.still_mine()?;
-                if self.clock.elapsed() >= next_replay && !self.signal.stopping() {
+                if looks.due(self.clock.elapsed(), seen).is_zero() && !self.signal.stopping() {
                     self.replay(&positions, generation)?;
                     if let Err(StoreError::Forgot { .. }) = self.wait(self.store.remembers(&sink.name)) {
                         return Err(End::Again);
                     }
-                    next_replay = self.clock.elapsed().saturating_add(self.options.replays);
+                    looks.looked(self.clock.elapsed(), seen);
                 }
                 let (rows, taken) = self.gather(reader.as_mut())?;
                 if self.persist_broker(|| self.broker.generation(&topic.name))? != generation {
@@ -236,7 +237,7 @@ impl Task {
                     if self.signal.stopping() {
                         return Ok(());
                     }
-                    self.broker.wakeup().wait(seen, self.options.replays);
+                    self.broker.wakeup().wait(seen, looks.due(self.clock.elapsed(), seen));
                     continue;
                 };
                 let now = self.clock.elapsed();

@@ -28,6 +28,8 @@ use std::time::Duration;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(500);
+/// The same while nothing comes.
+const QUIET: Duration = Duration::from_secs(60);
 /// Stored bytes that one merge takes at most (one chunk may be larger).
 const MAX_BYTES: u64 = 4 << 20;
 /// Chunks of so many stored bytes stay as they are: reading them costs no more than reading bigger
@@ -42,6 +44,7 @@ const COMPACT_AFTER: u64 = 1_024;
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut kept: HashMap<i64, u64> = HashMap::new();
     while !shared.queue.wait_closed(EVERY) {
+        let seen = shared.wakeup.version();
         let topics = shared.topics.read().clone();
         for topic in topics.values() {
             if let Err(error) = tend(shared, topic, &mut kept)
@@ -50,6 +53,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 tracing::warn!(topic = topic.spec().name, %error, "chunks could not be merged; it is tried again");
             }
         }
+        shared.wakeup.wait(seen, QUIET);
     }
 }
 

@@ -422,6 +422,10 @@ impl Broker for EmbeddedBroker {
         self.task(move |writer| writer.transaction(|writer, _, _| dead::mark(&writer.conn, &ids, status)))
     }
 
+    fn tells_changes(&self) -> bool {
+        true
+    }
+
     fn lane_line(&self, producer: &str) -> Result<u64, BrokerError> {
         self.shared.pool.with(|conn| sql::get_number(conn, sql::space::LANE, producer))
     }
@@ -432,6 +436,7 @@ impl Broker for EmbeddedBroker {
 
     fn close(&self) {
         self.shared.queue.close();
+        self.shared.wakeup.bump();
         for thread in [&self.merger, &self.writer] {
             if let Some(thread) = thread.lock().take()
                 && thread.join().is_err()
