@@ -13,6 +13,7 @@ use crate::auth::{Auth, Principal};
 use crate::permission;
 use crate::problem::Problem;
 use crate::sign_in::SignedIn;
+use crate::sign_in::accounts::Role;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
@@ -38,6 +39,20 @@ impl Caller {
         match self {
             Caller::User(who) if user == "me" => &who.user,
             _ => user,
+        }
+    }
+
+    /// The user whom a request is about: who is signed in, unless it names one. None: the operator named nobody.
+    ///
+    /// # Errors
+    /// 403 where it names another user than may be asked about.
+    pub fn about<'a>(&'a self, named: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
+        match (self, named) {
+            (Caller::User(who), None) => Ok(Some(&who.user)),
+            (Caller::User(who), Some(user)) if who.role < Role::SuperAdmin && who.user != user => {
+                Err(Problem::new(403, "forbidden", "not allowed").detail("this is another user's"))
+            }
+            (_, named) => Ok(named),
         }
     }
 

@@ -75,6 +75,12 @@ impl IntoResponse for Problem {
     }
 }
 
+impl From<gateway::Problem> for Problem {
+    fn from(problem: gateway::Problem) -> Problem {
+        Problem(problem)
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {

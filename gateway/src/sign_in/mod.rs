@@ -193,14 +193,13 @@ impl SignIn {
         let id = &digest(root);
         let Some(session) = self.sessions.session(id, now).await? else { return Ok(nobody()) };
         let out = |why, stolen| Attempt::Out { user: session.user.clone(), why, stolen };
-        let Some(account) = self.accounts.account(&session.user).await? else {
-            self.end(id).await?;
-            return Ok(out("no such account", false));
+        let account = match (self.accounts.account(&session.user).await?, self.standing.barred(&session.user).await?) {
+            (Some(account), None) => account,
+            (_, why) => {
+                self.end(id).await?;
+                return Ok(out(why.unwrap_or("no such account"), false));
+            }
         };
-        if let Some(why) = self.standing.barred(&session.user).await? {
-            self.end(id).await?;
-            return Ok(out(why, false));
-        }
         let secret = drawn(32)?;
         let (session_id, from, to) = (id.clone(), digest(shown), digest(&secret));
         let turn = Turn { session: session_id, from, to, now, expires: after(now, REFRESH), grace: GRACE };

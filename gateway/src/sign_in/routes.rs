@@ -117,7 +117,6 @@ impl<T: serde::de::DeserializeOwned> axum::extract::FromRequest<Arc<Door>> for B
 }
 
 /// From where, and by which program; as often as one address may.
-#[derive(Clone)]
 struct Origin {
     ip: IpAddr,
     agent: String,

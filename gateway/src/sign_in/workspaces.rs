@@ -19,14 +19,9 @@ pub(super) struct Whose {
     user_id: Option<String>,
 }
 
-fn named(caller: &Caller, user: Option<String>) -> Result<String, Problem> {
-    match (caller, user) {
-        (Caller::User(who), None) => Ok(who.user.clone()),
-        (Caller::User(who), Some(user)) if who.role == Role::SuperAdmin || who.user == user => Ok(user),
-        (Caller::User(_), Some(_)) => Err(denied("this is another user's")),
-        (Caller::Operator, Some(user)) => Ok(user),
-        (Caller::Operator, None) => Err(field("userId", "missing", "say whose: ?userId=")),
-    }
+fn about(caller: &Caller, named: Option<&str>) -> Result<String, Problem> {
+    let user = caller.about(named)?.ok_or_else(|| field("userId", "missing", "say whose: ?userId="))?;
+    Ok(user.to_owned())
 }
 
 pub(super) async fn workspaces(
@@ -34,7 +29,7 @@ pub(super) async fn workspaces(
     Extension(caller): Extension<Caller>,
     Query(whose): Query<Whose>,
 ) -> Result<Json<Value>, Problem> {
-    let user = named(&caller, whose.user_id)?;
+    let user = about(&caller, whose.user_id.as_deref())?;
     let found = door.sign_in.accounts.workspaces(&user).await?;
     let shown = |(workspace, role): &(Workspace, Role)| json!({ "id": workspace.id, "name": workspace.name, "role": role });
     Ok(Json(json!({ "items": found.iter().map(shown).collect::<Vec<_>>() })))
@@ -55,7 +50,7 @@ pub(super) async fn create_workspace(
 ) -> Result<Response, Problem> {
     id(&given.id, "id")?;
     id(&given.name, "name")?;
-    let created_by = named(&caller, given.user_id)?;
+    let created_by = about(&caller, given.user_id.as_deref())?;
     id(&created_by, "userId")?;
     let created = door.sign_in.clock.now();
     let workspace = Workspace { id: given.id, name: given.name, created_by, created };

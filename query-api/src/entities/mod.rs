@@ -1,7 +1,6 @@
 //! The document's entities: messages, search, users, notifications, audit, analytics.
 //!
-//! Whose notifications are asked for is a parameter, which who is signed in may leave out; the gateway has
-//! made sure that it names nobody else.
+//! Whose notifications are asked for is a parameter, which who is signed in may leave out.
 
 pub mod analytics;
 pub mod audit;
@@ -41,11 +40,11 @@ impl Asking {
     /// The user whom `userId` names, else who is signed in.
     ///
     /// # Errors
-    /// 422 where neither says.
+    /// 403 where it names another user, 422 where neither says.
     fn named<'a>(&'a self, params: &'a Params) -> Result<&'a str, Problem> {
-        match (params.text("userId"), &self.0) {
-            (None, Caller::User(who)) => Ok(&who.user),
-            _ => params.required("userId"),
+        match self.0.about(params.text("userId"))? {
+            Some(user) => Ok(user),
+            None => params.required("userId"),
         }
     }
 }

@@ -67,6 +67,17 @@ impl Shared {
         };
         self.pool.on(NAME, self.longest, call).await.map_err(away)
     }
+
+    /// The account that a question for one of them finds.
+    async fn one(&self, question: &'static str, value: &str) -> Result<Option<Account>, Away> {
+        let value = value.as_bytes().to_vec();
+        self.run(async move |sql| {
+            let one = sqlx::query(question).bind(value);
+            let found = one.fetch_optional(sql.pool().await?).await.map_err(fault)?;
+            found.as_ref().map(account).transpose().map_err(fault)
+        })
+        .await
+    }
 }
 
 fn text(row: &MySqlRow, at: usize) -> Result<String, Error> {
@@ -180,23 +191,11 @@ async fn grant(pool: &MySqlPool, workspace: &str, user: &str, role: Option<Role>
 #[async_trait::async_trait]
 impl Accounts for Shared {
     async fn account(&self, user: &str) -> Result<Option<Account>, Away> {
-        let user = user.as_bytes().to_vec();
-        self.run(async move |sql| {
-            let one = sqlx::query("SELECT user_id, email, password, role FROM _quikflow_accounts WHERE user_id = ?").bind(user);
-            let found = one.fetch_optional(sql.pool().await?).await.map_err(fault)?;
-            found.as_ref().map(account).transpose().map_err(fault)
-        })
-        .await
+        self.one("SELECT user_id, email, password, role FROM _quikflow_accounts WHERE user_id = ?", user).await
     }
 
     async fn account_by_email(&self, email: &str) -> Result<Option<Account>, Away> {
-        let email = email.as_bytes().to_vec();
-        self.run(async move |sql| {
-            let one = sqlx::query("SELECT user_id, email, password, role FROM _quikflow_accounts WHERE email = ?").bind(email);
-            let found = one.fetch_optional(sql.pool().await?).await.map_err(fault)?;
-            found.as_ref().map(account).transpose().map_err(fault)
-        })
-        .await
+        self.one("SELECT user_id, email, password, role FROM _quikflow_accounts WHERE email = ?", email).await
     }
 
     async fn put_account(&self, account: &Account) -> Result<bool, Away> {
