@@ -14,7 +14,7 @@
 //! The sum is of hashes of all entries that are valid, each over its key, its header and its value: whoever has read
 //! the share, from Kafka or in part from a copy of its own, knows by it that nothing is missing or old.
 
-use super::record::Outgoing;
+use super::record::{HeaderText, Outgoing};
 use super::table::Entry;
 use crate::broker::{BrokerError, EpochCommit, StateKind, StatePiece};
 use crate::brokers::pieces::{Stored, useless};
@@ -233,6 +233,7 @@ impl Index {
         let snapshot = piece.kind == StateKind::Snapshot;
         let parts = u32::try_from(piece.bytes.len().div_ceil(PART).max(1)).unwrap_or(u32::MAX);
         let head = Head { shard: piece.shard, shards: piece.shards, snapshot, parts }.text();
+        let shared: Arc<str> = head.as_str().into();
         let key = |id: i64, part: u32| format!("p{UNIT}{topology}{UNIT}{step}{UNIT}{id}{UNIT}{part}");
         for part in 0..parts {
             let start = (part as usize * PART).min(piece.bytes.len());
@@ -240,7 +241,7 @@ impl Index {
             let (key, bytes) = (key(id, part), piece.bytes[start..end].to_vec());
             self.sums.note(&key, Some(&bytes), Some(&head));
             let entry = Outgoing::entry(topic, key, Some(bytes));
-            out.push(Outgoing { partition: self.share, headers: vec![(PIECE, head.clone())], ..entry });
+            out.push(Outgoing { partition: self.share, headers: vec![(PIECE, HeaderText::Shared(shared.clone()))], ..entry });
         }
         self.parts.insert(id, parts);
         let list = self.pieces.entry((topology.clone(), step.clone())).or_default();

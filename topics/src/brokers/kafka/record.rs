@@ -29,7 +29,14 @@ pub(super) struct Outgoing {
     pub(super) key: Option<String>,
     /// None: a tombstone.
     pub(super) value: Option<Vec<u8>>,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(&'static str, HeaderText)>,
+}
+
+/// The value of a header.
+#[derive(Clone, Debug)]
+pub(super) enum HeaderText {
+    Shared(Arc<str>),
+    Number(i64),
 }
 
 impl Outgoing {
@@ -50,17 +57,23 @@ pub(super) fn encode(rows: &TopicRows, topic: &str) -> Result<Vec<Outgoing>, Bro
     let encoder = Encoder::new(&rows.topic, batch).map_err(|e| BrokerError::Storage(e.to_string()))?;
     let topic: Arc<str> = topic.into();
     let mut out = Vec::with_capacity(batch.num_rows());
+    // Rows are about as long as the one before, and mostly of its type.
+    let (mut block, mut length) = (Block::default(), 0);
     for row in 0..batch.num_rows() {
         let key = keys.is_valid(row).then(|| keys.value(row));
-        let mut headers = vec![("type", types.value(row).to_owned()), ("time", times.value(row).to_string())];
+        let ty = HeaderText::Shared(block.keep_type(types.value(row)));
+        let mut headers = vec![("type", ty), ("time", HeaderText::Number(times.value(row)))];
         if rows.topic.kind == TopicKind::Events && ids.is_valid(row) {
-            headers.push(("id", ids.value(row).to_owned()));
+            headers.push(("id", HeaderText::Shared(ids.value(row).into())));
         }
+        let mut value = String::with_capacity(length + length / 8);
+        encoder.write(row, &mut value);
+        length = value.len();
         out.push(Outgoing {
             topic: topic.clone(),
             partition: partition_of(key, rows.topic.partitions).0,
             key: key.map(str::to_owned),
-            value: Some(encoder.row(row).into_bytes()),
+            value: Some(value.into_bytes()),
             headers,
         });
     }
@@ -73,8 +86,13 @@ where
     C: ProducerContext + 'static,
 {
     let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    let mut number = itoa::Buffer::new();
     for (key, value) in &record.headers {
-        headers = headers.insert(Header { key, value: Some(value.as_str()) });
+        let value = match value {
+            HeaderText::Shared(text) => text,
+            HeaderText::Number(value) => number.format(*value),
+        };
+        headers = headers.insert(Header { key, value: Some(value) });
     }
     let mut wanted = BaseRecord::<str, [u8], _>::with_opaque_to(&record.topic, opaque)
         .partition(i32::try_from(record.partition).unwrap_or(0))
