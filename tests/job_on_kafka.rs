@@ -11,9 +11,12 @@
 
 mod support;
 
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 use support::chat::Chat;
+use support::count::csv;
 use support::kafka::Kafka;
 use support::kills::{self, settled, slow_send};
 use support::random::Random;
@@ -29,6 +32,7 @@ crate::tests! {
     async r19_a_kill_at_every_failpoint_changes_nothing,
     async r19_kafka_killed_and_frozen_changes_nothing,
     async r19_processes_come_and_go_and_the_answer_stays,
+    async r19_members_are_notified_whichever_process_has_the_channel,
     async r19_a_zombie_is_refused,
     async r18_a_retry_goes_to_the_other_ingest_process,
     async r19_any_process_knows_what_all_of_them_have_done,
@@ -176,6 +180,70 @@ async fn r19_processes_come_and_go_and_the_answer_stays() {
         pause(&mut random, 3_000);
     }
     settled(&server, send, &expected).await;
+    for process in running {
+        assert_eq!(process.stop().code(), Some(0));
+    }
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+/// Each message once to each member of its channel but its sender, or by name to whom it names: (user, notification).
+/// The members are of before all messages.
+fn notified(members: &[Value], messages: &[Value]) -> BTreeSet<(String, String)> {
+    let text = |event: &Value, field: &str| event["payload"][field].as_str().unwrap().to_owned();
+    let mut of_channel: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for member in members {
+        of_channel.entry(text(member, "channelId")).or_default().insert(text(member, "userId"));
+    }
+    let mut all = BTreeSet::new();
+    for message in messages {
+        let [id, channel, sender] = ["messageId", "channelId", "userId"].map(|field| text(message, field));
+        let named = message["payload"]["mentions"].as_array().cloned().unwrap_or_default();
+        let named: BTreeSet<String> = named.iter().map(|user| user.as_str().unwrap().to_owned()).collect();
+        let members = of_channel.get(&channel).into_iter().flatten();
+        let plain = members.filter(|user| !named.contains(*user)).map(|user| (user, "msg"));
+        let both = plain.chain(named.iter().map(|user| (user, "mention"))).filter(|(user, _)| **user != sender);
+        all.extend(both.map(|(user, kind)| (user.clone(), format!("{kind}:{user}:{channel}:{id}"))));
+    }
+    all
+}
+
+/// The table of members lies by channel and user, messages by channel: each share reads it whole and keeps its channels'.
+async fn r19_members_are_notified_whichever_process_has_the_channel() {
+    let kafka = Kafka::named("fan-out");
+    let folder = tempfile::tempdir().unwrap();
+    let made = support::command(&["generate", "--events", "9000", "--seed", "11"]).output().unwrap();
+    let events: Vec<Value> = made.stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let of = |ty: &str| events.iter().filter(|event| event["type"] == ty).cloned().collect::<Vec<_>>();
+    let (mut members, messages) = (of("MEMBER_ADDED"), of("MESSAGE_SENT"));
+    members.iter_mut().for_each(|member| member["timestamp"] = json!("2026-01-05T08:59:00.000Z"));
+    let expected = notified(&members, &messages);
+    assert!(expected.len() > 5_000, "{} notifications show nothing", expected.len());
+    let [members, messages] = [("members", members), ("messages", messages)].map(|(name, events)| {
+        let file = folder.path().join(name).with_extension("jsonl");
+        let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+        std::fs::write(&file, lines).unwrap();
+        file
+    });
+    let rest = rest(&kafka);
+    let server = rest.run(&folder.path().join("rest"));
+    let mut running = vec![pipelines(&kafka, folder.path(), "p0"), pipelines(&kafka, folder.path(), "p1")];
+    let sent = server.send(&members, &[]).wait_with_output().unwrap();
+    assert_eq!(sent.status.code(), Some(0), "{}", both(&sent));
+    server.settle();
+    let mut send = slow_send(&messages, rest.ports.unwrap().0, 20);
+    std::thread::sleep(Duration::from_secs(4));
+    running.remove(0).kill();
+    std::thread::sleep(Duration::from_secs(4));
+    running.push(pipelines(&kafka, folder.path(), "p0"));
+    assert_eq!(send.wait().unwrap().code(), Some(0));
+    server.settle();
+    let (names, rows) = csv(&server, "notifications").await;
+    let found: BTreeSet<(String, String)> =
+        rows.iter().map(|row| (row[names["user"]].clone(), row[names["notification"]].clone())).collect();
+    assert_eq!(found.len(), rows.len(), "some twice");
+    let only = |a: &BTreeSet<_>, b: &BTreeSet<_>| a.difference(b).take(3).cloned().collect::<Vec<_>>();
+    let (more, missing) = (only(&found, &expected), only(&expected, &found));
+    assert!(found == expected, "{} of {}; more: {more:?}, missing: {missing:?}", found.len(), expected.len());
     for process in running {
         assert_eq!(process.stop().code(), Some(0));
     }

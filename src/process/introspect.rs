@@ -13,7 +13,7 @@ use quikflow_topics::brokers::embedded::EmbeddedBroker;
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
-use quikflow_topics::share::Work;
+use quikflow_topics::share::{Work, stored_as};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -89,7 +89,25 @@ impl Inside {
         for (topic, here) in found.iter().flat_map(|found| &found.positions) {
             positions.entry(topic.clone()).or_default().extend(here);
         }
+        let whole = topology.sources.iter().filter(|source| topology.divisible && source.whole.is_some());
+        for topic in whole.map(|source| &source.topic) {
+            positions.insert(topic.name.clone(), self.read_by_all(&topology.name, topic)?);
+        }
         Ok(positions)
+    }
+
+    /// How far the last of all shares has come in a table that each of them reads whole.
+    fn read_by_all(&self, topology: &str, topic: &TopicSpec) -> Result<Positions, BrokerError> {
+        let mut all = Positions::new();
+        for share in 0..self.broker.shares(Work::Pipelines) {
+            let offsets = self.broker.group_offsets(&stored_as(&format!("topology:{topology}"), share))?;
+            for partition in (0..topic.partitions).map(PartitionId) {
+                let next = offsets.get(&(topic.name.clone(), partition)).copied().unwrap_or_default();
+                let least = all.entry(partition).or_insert(next);
+                *least = next.min(*least);
+            }
+        }
+        Ok(all)
     }
 
     /// One reading of everything: sinks after the engine, so that what the engine wrote in between

@@ -108,6 +108,11 @@ impl Gatherer {
                 None => commit.replayed.push(id.clone()),
             }
         }
+        let speaks = |topology: usize, row: &DeadRow| {
+            let part = &self.graph.topologies[topology];
+            part.answers_for(&part.plan.sources[row.source as usize].topic.name, row.partition)
+        };
+        dead.retain(|_, (topology, _, row)| speaks(*topology, row));
         for (id, (topology, node, row)) in dead {
             self.books[topology].dead += u64::from(made.work.replays.iter().all(|task| task.letter.id != id));
             commit.dead_letters.push(self.dead_letter(id, topology, node, row, &made.work, now)?);

@@ -101,7 +101,7 @@ pub(crate) fn start(
             .collect();
     });
     for (topology, plan) in graph.topologies.iter().enumerate() {
-        for ((topic, partition), offset) in broker.group_offsets(&super::source::group(&plan.plan.name))? {
+        for ((topic, partition), offset) in broker.group_offsets(&super::source::group(&plan.stored_as))? {
             if !plan.takes(&topic, partition) {
                 continue;
             }

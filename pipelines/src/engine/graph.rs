@@ -4,7 +4,7 @@
 //! that feeds it; each level is one timely operator, so rows are exchanged between workers only
 //! where a keyed step needs it, and once.
 
-use crate::plan::{Plan, Port, TopologyPlan};
+use crate::plan::{Kept, Plan, Port, SourcePlan, TopologyPlan};
 use quikflow_topics::ids::PartitionId;
 use quikflow_topics::share::{Share, stored_as, whole_in};
 use std::collections::BTreeMap;
@@ -94,15 +94,36 @@ impl Graph {
 }
 
 impl TopologyGraph {
-    /// The partitions that it reads of a topic that has `count` of them.
-    pub fn partitions(&self, count: u32) -> Range<u32> {
-        self.share.map_or(0..count, |share| share.partitions(count))
+    /// The partitions that it reads of one of its sources.
+    pub fn partitions(&self, source: &SourcePlan) -> Range<u32> {
+        let count = source.topic.partitions;
+        self.share.filter(|_| source.whole.is_none()).map_or(0..count, |share| share.partitions(count))
     }
 
     /// Whether it reads this partition of one of its sources.
     pub fn takes(&self, topic: &str, partition: PartitionId) -> bool {
-        let source = self.plan.sources.iter().find(|source| source.topic.name == topic);
-        source.is_some_and(|source| self.partitions(source.topic.partitions).contains(&partition.0))
+        self.source(topic).is_some_and(|source| self.partitions(source).contains(&partition.0))
+    }
+
+    /// Whether it, and no other share, speaks of the records of this partition: of a table that every share reads
+    /// whole too.
+    pub fn answers_for(&self, topic: &str, partition: PartitionId) -> bool {
+        let mine = |source: &SourcePlan| {
+            let count = source.topic.partitions;
+            self.share.map_or(0..count, |share| share.partitions(count)).contains(&partition.0)
+        };
+        self.source(topic).is_some_and(mine)
+    }
+
+    /// The table's rows that it keeps, where it reads a table whole and leaves some out.
+    pub fn kept(&self, source: &SourcePlan) -> Option<(Kept, Range<u32>)> {
+        let kept = source.whole.as_ref()?.kept.clone()?;
+        let mine = self.share?.partitions(kept.partitions);
+        Some((kept, mine))
+    }
+
+    fn source(&self, topic: &str) -> Option<&SourcePlan> {
+        self.plan.sources.iter().find(|source| source.topic.name == topic)
     }
 }
 

@@ -42,7 +42,7 @@ pub mod time;
 mod worker;
 
 use crate::operator::OperatorError;
-use crate::plan::Plan;
+use crate::plan::{Plan, SourcePlan};
 use quikflow_topics::broker::{Broker, BrokerError, TopicStats};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
@@ -176,9 +176,9 @@ impl Engine {
         let mut status = self.watch.status();
         let mut ends: BTreeMap<&str, TopicStats> = BTreeMap::new();
         for (shown, topology) in status.topologies.iter_mut().zip(&self.graph.topologies) {
-            let sources: BTreeMap<&str, u32> =
-                topology.plan.sources.iter().map(|source| (source.topic.name.as_str(), source.topic.partitions)).collect();
-            for (topic, count) in &sources {
+            let sources: BTreeMap<&str, &SourcePlan> =
+                topology.plan.sources.iter().map(|source| (source.topic.name.as_str(), source)).collect();
+            for (topic, source) in &sources {
                 let topic = *topic;
                 if !ends.contains_key(topic) {
                     match self.broker.stats(topic) {
@@ -191,7 +191,7 @@ impl Engine {
                 }
                 let Some(stats) = ends.get(topic) else { continue };
                 let read = shown.positions.get(topic);
-                let mine = topology.partitions(*count);
+                let mine = topology.partitions(source);
                 let ends = stats.end.iter().enumerate().filter(|(partition, _)| mine.contains(&(*partition as u32)));
                 shown.lag += ends.fold(0, |lag, (partition, end)| {
                     let start = stats.start.get(partition).copied().unwrap_or(0);

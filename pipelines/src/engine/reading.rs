@@ -4,13 +4,15 @@ use super::EngineError;
 use super::graph::Graph;
 use super::time::watermark_column;
 use arrow::array::{
-    Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array, new_null_array,
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    UInt32Array, new_null_array,
 };
-use arrow::compute::take_record_batch;
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use quikflow_topics::broker::{Projection, Slice, SlicePart};
 use quikflow_topics::catalogue::TopicSpec;
 use quikflow_topics::ids::{EventTime, PartitionId};
+use quikflow_topics::partitioner::partition_of;
 use quikflow_topics::schema::{EVENT_TIME, WATERMARK};
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,6 +44,33 @@ pub struct Reading {
     columns: Vec<(SchemaRef, Vec<Column>)>,
     /// By member: the partitions that it takes.
     ranges: Vec<Range<u32>>,
+    /// By member: which rows of those it keeps, where not all.
+    kept: Vec<Option<Keep>>,
+}
+
+/// Rows by a column whose text, as a key, lies in some partitions.
+struct Keep {
+    column: usize,
+    partitions: u32,
+    mine: Range<u32>,
+}
+
+impl Keep {
+    fn of(graph: &Graph, member: &Member) -> Option<Keep> {
+        let topology = &graph.topologies[member.topology];
+        let source = &topology.plan.sources[member.source];
+        let (kept, mine) = topology.kept(source)?;
+        let column = source.schema.arrow.index_of(&kept.column).ok()?;
+        Some(Keep { column, partitions: kept.partitions, mine })
+    }
+
+    fn rows(&self, rows: &RecordBatch) -> Result<RecordBatch, EngineError> {
+        let keys = rows.column(self.column).as_any().downcast_ref::<StringArray>();
+        let keys = keys.ok_or_else(|| EngineError::Internal("the key of a table read whole is no text".to_owned()))?;
+        let mine = |key: Option<&str>| Some(self.mine.contains(&partition_of(key, self.partitions).0));
+        let mask: BooleanArray = keys.iter().map(mine).collect();
+        Ok(filter_record_batch(rows, &mask)?)
+    }
 }
 
 impl Reading {
@@ -73,8 +102,13 @@ impl Reading {
             })
             .collect();
         let event_time = projection.columns.iter().position(|name| name == EVENT_TIME).unwrap_or(0);
-        let ranges = members.iter().map(|member| graph.topologies[member.topology].partitions(topic.partitions)).collect();
-        Reading { topic: topic.clone(), members, projection, event_time, columns, ranges }
+        let range = |member: &Member| {
+            let topology = &graph.topologies[member.topology];
+            topology.partitions(&topology.plan.sources[member.source])
+        };
+        let ranges = members.iter().map(range).collect();
+        let kept = members.iter().map(|member| Keep::of(graph, member)).collect();
+        Reading { topic: topic.clone(), members, projection, event_time, columns, ranges, kept }
     }
 
     /// The parts of a slice that a member takes, neighbours all, and the rows before them.
@@ -127,7 +161,11 @@ impl Reading {
             });
             let options = RecordBatchOptions::new().with_row_count(Some(count));
             let rows = RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)?;
-            read.push((*member, without(rows, &bad, first)?));
+            let rows = without(rows, &bad, first)?;
+            match &self.kept[index] {
+                Some(keep) => read.push((*member, keep.rows(&rows)?)),
+                None => read.push((*member, rows)),
+            }
         }
         Ok(read)
     }

@@ -76,7 +76,7 @@ pub fn recover(graph: &Graph, broker: &Arc<dyn Broker>, epoch: Epoch) -> Result<
 /// Where new books begin: at the committed offsets, else at the earliest records kept.
 fn begun(part: &TopologyGraph, broker: &dyn Broker) -> Result<Begun, EngineError> {
     let topology = &part.plan;
-    let offsets = broker.group_offsets(&group(&topology.name))?;
+    let offsets = broker.group_offsets(&group(&part.stored_as))?;
     let mut begun = Begun::default();
     for source in &topology.sources {
         let name = &source.topic.name;

@@ -88,7 +88,7 @@ impl Replays {
                 ..DeadLetterFilter::default()
             };
             for (_, letter) in broker.dead_letters(&filter)?.into_iter().rev() {
-                let here = letter.origin.as_ref().is_none_or(|origin| topology.takes(&origin.topic, origin.partition));
+                let here = letter.origin.as_ref().is_none_or(|origin| topology.answers_for(&origin.topic, origin.partition));
                 if here && letter.id.starts_with("step:") && self.taken.insert(letter.id.clone()) {
                     let entry = entry(topology, &letter, broker, horizons[index])?;
                     tasks.push(ReplayTask { seq: first_seq + tasks.len() as u64, letter, topology: index, entry });
@@ -129,6 +129,13 @@ fn entry(
         1 => ways.remove(0),
         _ => return Ok(Err(format!("records of topic `{}` come to step `{step}` in several ways", origin.topic))),
     };
+    if topology.share.is_some() && plan.sources[source].whole.is_some() {
+        return Ok(Err(format!(
+            "every share of the work reads table `{}` for itself; mend the topology, then `quikflow reset --topology {}` \
+             rebuilds it",
+            origin.topic, plan.name
+        )));
+    }
     if let Some((keyed, _)) = way.iter().find(|(node, _)| topology.levels[*node] > 0) {
         return Ok(Err(format!(
             "step `{step}` stands behind `{}`, which keeps state and has taken the record; mend the topology, then \

@@ -54,13 +54,13 @@ impl Feed {
         let mut places: Vec<Place> = Vec::new();
         let mut groups: BTreeMap<&str, BTreeMap<(String, PartitionId), Offset>> = BTreeMap::new();
         for (topology, plan) in graph.topologies.iter().enumerate() {
-            let name = plan.plan.name.as_str();
+            let name = plan.stored_as.as_str();
             if !groups.contains_key(name) {
                 groups.insert(name, broker.group_offsets(&group(name))?);
             }
             for (source, read) in plan.plan.sources.iter().enumerate() {
                 let partitions: BTreeMap<PartitionId, Option<Offset>> = plan
-                    .partitions(read.topic.partitions)
+                    .partitions(read)
                     .map(PartitionId)
                     .map(|partition| (partition, groups[name].get(&(read.topic.name.clone(), partition)).copied()))
                     .collect();

@@ -66,7 +66,12 @@ impl EngineStatus {
                 continue;
             };
             for (topic, positions) in share.positions {
-                all.positions.entry(topic).or_default().extend(positions);
+                let known = all.positions.entry(topic).or_default();
+                for (partition, next) in positions {
+                    // What several shares read, the last of them says.
+                    let least = known.entry(partition).or_insert(next);
+                    *least = next.min(*least);
+                }
             }
             all.lag += share.lag;
             // A share that has read nothing yet holds nobody back.

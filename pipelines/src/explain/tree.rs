@@ -72,6 +72,13 @@ impl Tree<'_> {
                 2,
                 format!("decodes {} of {} columns: {}", columns.len(), topic.schema().fields().len() - 2, columns.join(", ")),
             );
+            if let Some(whole) = source.whole.as_ref().filter(|_| topology.divisible) {
+                let kept = match &whole.kept {
+                    Some(kept) => format!("keeps the rows whose {} is a key of its own records", kept.column),
+                    None => "keeps all of it".to_owned(),
+                };
+                self.line(2, format!("where processes share the work, each share reads all of it and {kept}"));
+            }
         }
         for source in 0..topology.sources.len() {
             self.port(Port::Source(source), 1);

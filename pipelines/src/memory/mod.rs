@@ -342,7 +342,12 @@ impl Broker for MemoryBroker {
     fn group_offsets(&self, group: &str) -> Result<BTreeMap<(String, PartitionId), Offset>, BrokerError> {
         let state = self.state.lock();
         let of = |name: &&String| *name == group || (self.shares > 1 && share_of(name).0 == group);
-        Ok(state.offsets.keys().filter(of).flat_map(|name| state.offsets[name].clone()).collect())
+        let mut offsets = BTreeMap::new();
+        for (place, next) in state.offsets.keys().filter(of).flat_map(|name| state.offsets[name].clone()) {
+            // What several shares read, the last of them says.
+            offsets.entry(place).and_modify(|least: &mut Offset| *least = next.min(*least)).or_insert(next);
+        }
+        Ok(offsets)
     }
 
     fn groups(&self) -> Result<Vec<String>, BrokerError> {

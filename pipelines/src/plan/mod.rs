@@ -5,11 +5,13 @@ mod load;
 mod prune;
 mod shuffle;
 mod sinks;
+mod tables;
 mod wire;
 
 pub use compat::{compatible, fingerprint};
 pub use load::{Loaded, SECTIONS, load};
 pub use shuffle::Division;
+pub use tables::{Kept, Whole};
 
 use crate::expr::StreamSchema;
 use crate::step::Step;
@@ -32,7 +34,7 @@ pub struct TopologyPlan {
     /// From the file.
     pub doc: String,
     /// Whether the source partitions can be divided among processes (R19): no step brings records of
-    /// several partitions together.
+    /// several partitions together, but for tables that every share reads whole.
     pub divisible: bool,
     /// What it has to do with its other half, where a topology is made two.
     pub half: Option<Half>,
@@ -74,6 +76,8 @@ pub struct SourcePlan {
     /// The schema of the rows (with `_watermark`): the origin columns first. Where several sources
     /// feed one input it is their union, and a column that is not in `projection` is all null.
     pub schema: StreamSchema,
+    /// How shares of the work read it, where they do not divide it by its partitions (R19).
+    pub whole: Option<Whole>,
 }
 
 /// Where rows come from.

@@ -124,7 +124,7 @@ fn halves(topology: &Arc<TopologyPlan>, shares: u32) -> Option<[TopologyPlan; 2]
     };
     let schema = StreamSchema { arrow: piece_schema(false), kind: TopicKind::Rows };
     let columns = [schema::PARTITION, schema::OFFSET, schema::EVENT_TIME, PIECE];
-    let source = SourcePlan { topic: shuffle.clone(), projection: Projection::of(&shuffle, &columns), schema };
+    let source = SourcePlan { topic: shuffle.clone(), projection: Projection::of(&shuffle, &columns), schema, whole: None };
     let reads = topology.sources.iter().map(|source| source.topic.clone()).collect();
     Some([
         TopologyPlan {

@@ -161,4 +161,12 @@ fn the_shipped_file_checks() {
     let plan = loaded.plan.unwrap();
     assert_eq!(plan.topologies.len(), 18);
     assert!(loaded.tests.len() >= plan.topologies.len(), "each topology has a test");
+    // R19: processes divide all of them; the members of a message's channel are read whole, by channel.
+    let whole = |plan: &TopologyPlan| plan.sources.iter().filter_map(|source| source.whole.clone()).collect::<Vec<_>>();
+    let own = Whole { kept: Some(Kept { column: "channelId".to_owned(), partitions: 12 }) };
+    for topology in &plan.topologies {
+        assert_ne!(topology.division(), Division::Whole, "{}", topology.name);
+        let expected = if topology.name == "fan-out" { vec![own.clone()] } else { vec![] };
+        assert_eq!(whole(topology), expected, "{}", topology.name);
+    }
 }

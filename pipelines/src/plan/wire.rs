@@ -1,6 +1,7 @@
 //! One topology: its steps typed one after the other and connected to sources and topics.
 
 use super::prune::{Demand, Wanted, demand};
+use super::tables::{TableJoin, kept, whole};
 use super::{NodePlan, OutputPlan, Port, SourcePlan, TopologyPlan};
 use crate::expr::StreamSchema;
 use crate::operator::ORIGIN_COLUMNS;
@@ -54,6 +55,8 @@ struct Source {
     schema: StreamSchema,
     /// Read as a stream, not as a table alone.
     stream: bool,
+    /// How joins read it as a table, in the order of the steps.
+    joins: Vec<TableJoin>,
 }
 
 struct End<'a> {
@@ -158,6 +161,7 @@ impl<'a> Wiring<'a> {
                 topic,
                 schema: StreamSchema { arrow: Arc::new(Schema::empty()), kind: kind? },
                 stream: true,
+                joins: vec![],
             });
         }
         let kind = kind?;
@@ -186,7 +190,7 @@ impl<'a> Wiring<'a> {
         let fields: Vec<Field> = topic.fields.iter().map(schema::arrow_field).collect();
         let index = self.sources.len();
         let schema = source_schema(&fields, topic.kind, self.wanted.map(|wanted| &wanted.sources[index]));
-        self.sources.push(Source { topic, schema: schema.clone(), stream: false });
+        self.sources.push(Source { topic, schema: schema.clone(), stream: false, joins: vec![] });
         Some((index, schema))
     }
 
@@ -258,18 +262,30 @@ impl<'a> Wiring<'a> {
     }
 
     /// Notes whether a step's state can be divided by source partition: its key has to hold what
-    /// determines the partition, on every input, and the partitions have to be as many. Returns what
-    /// determines it on the outputs.
+    /// determines the partition, on every input, and the partitions have to be as many. A table of which
+    /// that does not hold is read whole by every share. Returns what determines it on the outputs.
     fn divided(&mut self, built: &dyn Step, step: &StepDecl<'_>, keys: &KeyColumns, inputs: &[Vec<Port>]) -> KeyColumns {
         if let Some(columns) = built.state_columns() {
-            let tables = inputs.iter().skip(1).map(|ports| match ports.first() {
-                Some(Port::Source(source)) => self.topic_keys(&self.sources[*source].topic),
-                _ => KeyColumns::new(),
+            let table = inputs.get(1).and_then(|ports| match ports.first() {
+                Some(Port::Source(source)) => Some(*source),
+                _ => None,
             });
+            let tables = table.map(|source| self.topic_keys(&self.sources[source].topic));
             let by_input: Vec<KeyColumns> = std::iter::once(keys.clone()).chain(tables).collect();
             let holds = |(columns, keys): (&BTreeSet<String>, &KeyColumns)| keys.iter().any(|set| set.is_subset(columns));
-            let same = self.sources.windows(2).all(|two| two[0].topic.partitions == two[1].topic.partitions);
-            self.divisible &= same && columns.len() == by_input.len() && columns.iter().zip(&by_input).all(holds);
+            let divided: Vec<&Source> = self.sources.iter().filter(|source| whole(&source.joins).is_none()).collect();
+            let same = divided.windows(2).all(|two| two[0].topic.partitions == two[1].topic.partitions);
+            let beside = same && columns.len() == by_input.len() && columns.iter().zip(&by_input).all(holds);
+            match table.filter(|source| !self.sources[*source].stream) {
+                Some(source) if beside => self.sources[source].joins.push(TableJoin::Beside),
+                Some(source) => {
+                    let streams = self.sources.iter().filter(|source| source.stream);
+                    let partitions: Vec<u32> = streams.map(|source| source.topic.partitions).collect();
+                    let kept = kept(&columns, keys, &partitions, &self.sources[source].schema);
+                    self.sources[source].joins.push(TableJoin::Whole(kept));
+                }
+                None => self.divisible &= beside,
+            }
         }
         match step.kind.name {
             // The new key is not the one that the partition is of.
@@ -452,5 +468,10 @@ fn source_schema(fields: &[Field], kind: TopicKind, wanted: Option<&Wanted>) -> 
 fn source_plan(source: &Source) -> SourcePlan {
     let names = source.schema.arrow.fields().iter().map(|field| field.name().as_str());
     let names: Vec<&str> = names.filter(|name| *name != schema::WATERMARK).collect();
-    SourcePlan { topic: source.topic.clone(), projection: Projection::of(&source.topic, &names), schema: source.schema.clone() }
+    SourcePlan {
+        topic: source.topic.clone(),
+        projection: Projection::of(&source.topic, &names),
+        schema: source.schema.clone(),
+        whole: whole(&source.joins),
+    }
 }

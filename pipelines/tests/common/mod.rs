@@ -315,6 +315,7 @@ pub(crate) fn plan() -> Arc<Plan> {
             topic: numbers.clone(),
             projection: Projection::of(&numbers, &columns),
             schema: schema.clone(),
+            whole: None,
         }],
         nodes: vec![
             node("luck", "luck", Arc::new(Luck(schema.clone())), Port::Source(0)),

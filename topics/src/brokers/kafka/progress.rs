@@ -80,10 +80,15 @@ impl Progress {
     pub(super) fn group(&self, group: &str, own: &Own) -> BTreeMap<(String, PartitionId), Offset> {
         let others = self.offsets.iter().filter(|(key, _)| !own.offsets.contains_key(*key));
         let all = others.chain(&own.offsets).filter(|((of, _), _)| of == group || share_of(of).0 == group);
-        all.flat_map(|((_, topic), places)| {
-            places.iter().map(|(partition, next)| ((topic.clone(), PartitionId(*partition)), Offset(*next)))
-        })
-        .collect()
+        let mut offsets = BTreeMap::new();
+        for ((_, topic), places) in all {
+            for (partition, next) in places {
+                // What several shares read, the last of them says.
+                let least = offsets.entry((topic.clone(), PartitionId(*partition))).or_insert(Offset(*next));
+                *least = Offset(*next).min(*least);
+            }
+        }
+        offsets
     }
 
     /// All groups.

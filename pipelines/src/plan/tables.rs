@@ -1,0 +1,100 @@
+//! How shares of the work read the tables of joins (R19): beside the stream, where both lie by the same key; else each
+//! share reads the table whole.
+//!
+//! A table read whole is there for any record, so its join can be divided however the stream is. Its rows are left
+//! out where no record of the share can ask for them.
+
+use crate::expr::StreamSchema;
+use arrow::datatypes::DataType;
+use std::collections::BTreeSet;
+
+/// A table that every share of a topology reads whole, since what its rows are joined with lies by another key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Which rows a share keeps; none: all of them.
+    pub kept: Option<Kept>,
+}
+
+/// The rows of a table that a share keeps: those that its own records of the stream can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The column whose text is the key of the stream's records.
+    pub column: String,
+    /// How many partitions the stream has.
+    pub partitions: u32,
+}
+
+/// How a join reads a table.
+pub(super) enum TableJoin {
+    /// What a share needs lies in its own partitions of the table.
+    Beside,
+    /// All of it, or those rows.
+    Whole(Option<Kept>),
+}
+
+/// Whether every share reads a table whole, by the joins that do.
+pub(super) fn whole(joins: &[TableJoin]) -> Option<Whole> {
+    let rows = |join: &TableJoin| match join {
+        TableJoin::Beside => None,
+        TableJoin::Whole(kept) => kept.clone(),
+    };
+    let first = joins.first().and_then(rows);
+    let any = joins.iter().any(|join| matches!(join, TableJoin::Whole(_)));
+    any.then(|| Whole { kept: first.filter(|first| joins.iter().all(|join| rows(join).as_ref() == Some(first))) })
+}
+
+/// Which rows of a table a share needs, where the stream's records lie by the text of the one column that they are
+/// joined by. `columns` is by input; `keys` says what determines the key of the stream's records, and `partitions`
+/// how many each of its topics has.
+pub(super) fn kept(
+    columns: &[BTreeSet<String>],
+    keys: &[BTreeSet<String>],
+    partitions: &[u32],
+    table: &StreamSchema,
+) -> Option<Kept> {
+    let ([on, table_on], [first, others @ ..]) = (columns, partitions) else { return None };
+    let column = table_on.first().filter(|_| table_on.len() == 1)?;
+    let is_text = table.arrow.field_with_name(column).is_ok_and(|field| *field.data_type() == DataType::Utf8);
+    let lies = on.len() == 1 && keys.contains(on) && others.iter().all(|other| other == first);
+    (lies && is_text).then(|| Kept { column: column.clone(), partitions: *first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::{Field, Schema};
+    use quikflow_topics::catalogue::TopicKind;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_table_is_whole_where_one_join_needs_it_and_rows_are_left_out_where_all_agree() {
+        let of = |column: &str| Some(Kept { column: column.to_owned(), partitions: 6 });
+        let kept_of = |joins: &[TableJoin]| whole(joins).map(|whole| whole.kept);
+        assert_eq!(kept_of(&[]), None);
+        assert_eq!(kept_of(&[TableJoin::Beside, TableJoin::Beside]), None);
+        assert_eq!(kept_of(&[TableJoin::Whole(of("a"))]), Some(of("a")));
+        assert_eq!(kept_of(&[TableJoin::Whole(of("a")), TableJoin::Whole(of("a"))]), Some(of("a")));
+        assert_eq!(kept_of(&[TableJoin::Whole(of("a")), TableJoin::Whole(of("b"))]), Some(None));
+        assert_eq!(kept_of(&[TableJoin::Whole(of("a")), TableJoin::Beside]), Some(None));
+        assert_eq!(kept_of(&[TableJoin::Beside, TableJoin::Whole(of("a"))]), Some(None));
+        assert_eq!(kept_of(&[TableJoin::Whole(None), TableJoin::Whole(of("a"))]), Some(None));
+    }
+
+    #[test]
+    fn rows_are_left_out_by_the_text_that_the_stream_lies_by_alone() {
+        let fields = [("b", DataType::Utf8), ("n", DataType::Int64)].map(|(name, ty)| Field::new(name, ty, true));
+        let table = StreamSchema { arrow: Arc::new(Schema::new(fields.to_vec())), kind: TopicKind::Events };
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let kept = |on: &[&str], table_on: &[&str], keys: &[&[&str]], partitions: &[u32]| {
+            let keys: Vec<BTreeSet<String>> = keys.iter().map(|names| set(names)).collect();
+            kept(&[set(on), set(table_on)], &keys, partitions, &table)
+        };
+        let by_b = Some(Kept { column: "b".to_owned(), partitions: 6 });
+        assert_eq!(kept(&["a"], &["b"], &[&["_key"], &["a"]], &[6]), by_b);
+        assert_eq!(kept(&["a"], &["b"], &[&["a"]], &[6, 6]), by_b);
+        assert_eq!(kept(&["a"], &["b"], &[&["a"]], &[6, 4]), None, "the stream's topics are divided otherwise");
+        assert_eq!(kept(&["a"], &["b"], &[&["a", "n"]], &[6]), None, "the key is more than what is joined by");
+        assert_eq!(kept(&[], &["b"], &[&[]], &[6]), None, "joined by an expression");
+        assert_eq!(kept(&["a"], &["n"], &[&["a"]], &[6]), None, "a number has no one text");
+    }
+}
