@@ -16,8 +16,8 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(crate) struct Looks {
     every: Duration,
     quiet: Duration,
-    /// When it was looked, and the version of the log then.
-    last: Option<(Duration, u64)>,
+    /// When it was looked, and the version of the log then, unless something was left for later.
+    last: Option<(Duration, Option<u64>)>,
 }
 
 impl Looks {
@@ -29,20 +29,20 @@ impl Looks {
     /// How long until the next look, while the log stays at `version`.
     pub(crate) fn due(&self, now: Duration, version: u64) -> Duration {
         let Some((at, seen)) = self.last else { return Duration::ZERO };
-        let wait = if version == seen { self.quiet } else { self.every };
+        let wait = if seen == Some(version) { self.quiet } else { self.every };
         at.saturating_add(wait).saturating_sub(now)
     }
 
-    /// It was looked.
-    pub(crate) fn looked(&mut self, now: Duration, version: u64) {
-        self.last = Some((now, version));
+    /// It was looked; `all`: nothing is left for later.
+    pub(crate) fn looked(&mut self, now: Duration, version: u64, all: bool) {
+        self.last = Some((now, all.then_some(version)));
     }
 }
 
 impl Task {
     /// Writes this sink's dead letters in status `Replaying`. A row written twice, after a crash
-    /// before the mark, is the same row: stores keep the higher version (R13).
-    pub(crate) fn replay(&self, at: &Positions, generation: u64) -> Result<(), End> {
+    /// before the mark, is the same row: stores keep the higher version (R13). False: some are left for later.
+    pub(crate) fn replay(&self, at: &Positions, generation: u64) -> Result<bool, End> {
         let filter = DeadLetterFilter {
             step: Some(self.setup.sink.name.clone()),
             status: Some(DeadLetterStatus::Replaying),
@@ -55,19 +55,22 @@ impl Task {
             Err(BrokerError::Closed) => return Err(End::Stop),
             Err(error) => {
                 tracing::warn!(sink = self.setup.sink.name, %error, "dead letters cannot be listed, they will be looked for again");
-                return Ok(());
+                return Ok(false);
             }
         };
+        let mut all = true;
         // Listed newest first; written in the order of their places.
         for (_, letter) in letters.into_iter().rev().filter(|(_, letter)| letter.id.starts_with(&prefix)) {
-            if let Some(status) = self.replay_one(&letter, at, generation)? {
-                self.persist_broker(|| self.broker.mark_dead_letters(std::slice::from_ref(&letter.id), status))?;
-                if status == DeadLetterStatus::Replayed {
-                    self.status.lock().replayed += 1;
-                }
+            let Some(status) = self.replay_one(&letter, at, generation)? else {
+                all = false;
+                continue;
+            };
+            self.persist_broker(|| self.broker.mark_dead_letters(std::slice::from_ref(&letter.id), status))?;
+            if status == DeadLetterStatus::Replayed {
+                self.status.lock().replayed += 1;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// The letter's new status; none: not now.
@@ -116,11 +119,13 @@ mod tests {
         for (told, still) in [(true, QUIET), (false, every)] {
             let mut looks = Looks::new(&options, told);
             assert_eq!(looks.due(Duration::ZERO, 0), Duration::ZERO, "at first");
-            looks.looked(second, 7);
+            looks.looked(second, 7, true);
             assert_eq!(looks.due(second, 7), still, "nothing has changed");
             assert_eq!(looks.due(second, 8), every, "not for each change");
             assert_eq!(looks.due(second + every, 8), Duration::ZERO);
             assert_eq!(looks.due(second + QUIET, 7), Duration::ZERO, "after long in any case");
+            looks.looked(second, 7, false);
+            assert_eq!(looks.due(second, 7), every, "what was left is tried again soon");
         }
     }
 }

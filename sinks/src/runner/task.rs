@@ -223,11 +223,11 @@ impl Task {
                 let seen = self.broker.wakeup().version();
                 self.still_mine()?;
                 if looks.due(self.clock.elapsed(), seen).is_zero() && !self.signal.stopping() {
-                    self.replay(&positions, generation)?;
+                    let all = self.replay(&positions, generation)?;
                     if let Err(StoreError::Forgot { .. }) = self.wait(self.store.remembers(&sink.name)) {
                         return Err(End::Again);
                     }
-                    looks.looked(self.clock.elapsed(), seen);
+                    looks.looked(self.clock.elapsed(), seen, all);
                 }
                 let (rows, taken) = self.gather(reader.as_mut())?;
                 if self.persist_broker(|| self.broker.generation(&topic.name))? != generation {

@@ -45,6 +45,10 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut kept: HashMap<i64, u64> = HashMap::new();
     while !shared.queue.wait_closed(EVERY) {
         let seen = shared.wakeup.version();
+        // A close after this look moves the version.
+        if shared.queue.is_closed() {
+            break;
+        }
         let topics = shared.topics.read().clone();
         for topic in topics.values() {
             if let Err(error) = tend(shared, topic, &mut kept)
