@@ -15,9 +15,9 @@ use super::Shared;
 use super::config::{CALL, failed, patiently};
 use super::consumed::Consumed;
 use super::index::{Index, UNIT};
-use super::record::{self, Outgoing};
+use super::record::Outgoing;
 use super::transactions::Transactions;
-use crate::broker::{Answer, BrokerError, EpochCommit, ResetFrom, StatePiece, TopologyState};
+use crate::broker::{Answer, BrokerError, EpochCommit, ResetFrom, StatePiece, TopicRows, TopologyState};
 use crate::dead_letter::DeadLetterStatus;
 use crate::failpoint;
 use crate::ids::Epoch;
@@ -202,10 +202,11 @@ impl Writer {
                 records.extend(dead.mark(&commit.replayed, DeadLetterStatus::Replayed)?);
             }
         }
+        let mut rows = Vec::new();
         for output in commit.outputs.iter().filter(|output| output.rows.num_rows() > 0) {
-            records.extend(record::encode(output, &self.shared.known(&output.topic.name)?)?);
+            rows.push((output, self.shared.known(&output.topic.name)?));
         }
-        self.transaction(&records, &books, &touched)?;
+        self.transaction(&rows, &records, &books, &touched)?;
         let mut own = self.shared.own.lock();
         for (group, topic, ..) in &commit.offsets {
             let key = (group.clone(), topic.clone());
@@ -220,9 +221,18 @@ impl Writer {
     }
 
     /// Stores what came out of an epoch, and the state and offsets that say so.
-    fn transaction(&self, records: &[Outgoing], books: &[Outgoing], shares: &BTreeSet<u32>) -> Result<(), BrokerError> {
+    fn transaction(
+        &self,
+        rows: &[(&TopicRows, String)],
+        records: &[Outgoing],
+        books: &[Outgoing],
+        shares: &BTreeSet<u32>,
+    ) -> Result<(), BrokerError> {
         self.producer.begin()?;
         failpoint::hit("log.write.before");
+        for (rows, topic) in rows {
+            self.producer.send_rows(rows, topic)?;
+        }
         for out in records {
             self.producer.send(out)?;
         }
@@ -281,7 +291,7 @@ impl Writer {
             raised.insert(topic.clone(), generation);
         }
         let shares = self.indexes.keys().copied().collect();
-        self.transaction(&[], &records, &shares)?;
+        self.transaction(&[], &[], &records, &shares)?;
         let mut own = self.shared.own.lock();
         own.generations.extend(raised);
         let group = format!("topology:{}", reset.topology);

@@ -15,7 +15,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::{Bytes, BytesMut};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders, ToBytes};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,18 @@ impl Outgoing {
     }
 }
 
-/// Rows as records; `topic` is the name with the prefix.
-pub(super) fn encode(rows: &TopicRows, topic: &str) -> Result<Vec<Outgoing>, BrokerError> {
+/// A row on its way out, as long as it is looked at.
+struct Leaving<'r> {
+    partition: u32,
+    key: Option<&'r str>,
+    value: &'r str,
+    ty: &'r str,
+    time: i64,
+    id: Option<&'r str>,
+}
+
+/// Every row, in order, to `take`.
+fn each(rows: &TopicRows, mut take: impl FnMut(Leaving<'_>) -> Result<(), BrokerError>) -> Result<(), BrokerError> {
     let batch = &rows.rows;
     let missing = |name: &str| BrokerError::Storage(format!("rows to append have no column `{name}`"));
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| missing(name));
@@ -55,29 +65,60 @@ pub(super) fn encode(rows: &TopicRows, topic: &str) -> Result<Vec<Outgoing>, Bro
     let (keys, types, ids) = (text(KEY)?, text(TYPE)?, text(ID)?);
     let times = column(EVENT_TIME)?.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| missing(EVENT_TIME))?;
     let encoder = Encoder::new(&rows.topic, batch).map_err(|e| BrokerError::Storage(e.to_string()))?;
-    let topic: Arc<str> = topic.into();
-    let mut out = Vec::with_capacity(batch.num_rows());
-    // Rows are about as long as the one before, and mostly of its type.
-    let (mut block, mut length) = (Block::default(), 0);
+    let mut value = String::new();
     for row in 0..batch.num_rows() {
-        let key = keys.is_valid(row).then(|| keys.value(row));
-        let ty = HeaderText::Shared(block.keep_type(types.value(row)));
-        let mut headers = vec![("type", ty), ("time", HeaderText::Number(times.value(row)))];
-        if rows.topic.kind == TopicKind::Events && ids.is_valid(row) {
-            headers.push(("id", HeaderText::Shared(ids.value(row).into())));
-        }
-        let mut value = String::with_capacity(length + length / 8);
+        value.clear();
         encoder.write(row, &mut value);
-        length = value.len();
+        let key = keys.is_valid(row).then(|| keys.value(row));
+        take(Leaving {
+            partition: partition_of(key, rows.topic.partitions).0,
+            key,
+            value: &value,
+            ty: types.value(row),
+            time: times.value(row),
+            id: (rows.topic.kind == TopicKind::Events && ids.is_valid(row)).then(|| ids.value(row)),
+        })?;
+    }
+    Ok(())
+}
+
+/// Rows as records; `topic` is the name with the prefix.
+pub(super) fn encode(rows: &TopicRows, topic: &str) -> Result<Vec<Outgoing>, BrokerError> {
+    let topic: Arc<str> = topic.into();
+    let mut out = Vec::with_capacity(rows.rows.num_rows());
+    let mut block = Block::default();
+    each(rows, |row| {
+        let mut headers = vec![("type", HeaderText::Shared(block.keep_type(row.ty))), ("time", HeaderText::Number(row.time))];
+        headers.extend(row.id.map(|id| ("id", HeaderText::Shared(id.into()))));
         out.push(Outgoing {
             topic: topic.clone(),
-            partition: partition_of(key, rows.topic.partitions).0,
-            key: key.map(str::to_owned),
-            value: Some(value.into_bytes()),
+            partition: row.partition,
+            key: row.key.map(str::to_owned),
+            value: Some(row.value.as_bytes().to_vec()),
             headers,
         });
-    }
+        Ok(())
+    })?;
     Ok(out)
+}
+
+/// Hands rows to the producer as they are encoded, none kept.
+pub(super) fn send_rows<C>(producer: &ThreadedProducer<C>, rows: &TopicRows, topic: &str) -> Result<(), BrokerError>
+where
+    C: ProducerContext<DeliveryOpaque = ()> + 'static,
+{
+    let mut number = itoa::Buffer::new();
+    each(rows, |row| {
+        let pairs = [("type", Some(row.ty)), ("time", Some(number.format(row.time))), ("id", row.id)];
+        let mut headers = OwnedHeaders::new_with_capacity(pairs.len());
+        for (key, value) in pairs.into_iter().filter(|(_, value)| value.is_some()) {
+            headers = headers.insert(Header { key, value });
+        }
+        let mut record = BaseRecord::<str, str>::to(topic).headers(headers).payload(row.value);
+        record.partition = Some(i32::try_from(row.partition).unwrap_or(0));
+        record.key = row.key;
+        hand(producer, record)
+    })
 }
 
 /// Hands a record to the producer, waiting while its queue is full.
@@ -99,11 +140,19 @@ where
         .headers(headers);
     wanted.key = record.key.as_deref();
     wanted.payload = record.value.as_deref();
+    hand(producer, wanted)
+}
+
+fn hand<C, P>(producer: &ThreadedProducer<C>, mut record: BaseRecord<'_, str, P, C::DeliveryOpaque>) -> Result<(), BrokerError>
+where
+    C: ProducerContext + 'static,
+    P: ToBytes + ?Sized,
+{
     loop {
-        match producer.send(wanted) {
+        match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                wanted = back;
+                record = back;
                 let waited = producer.flush(Duration::from_millis(20));
                 if let Err(error) = waited
                     && error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut)
@@ -111,7 +160,7 @@ where
                     return Err(failed("writing", &error));
                 }
             }
-            Err((error, _)) => return Err(failed(&format!("writing to topic `{}`", record.topic), &error)),
+            Err((error, back)) => return Err(failed(&format!("writing to topic `{}`", back.topic), &error)),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::config::{CALL, KafkaOptions, failed};
 use super::link::Link;
 use super::record::{self, Outgoing};
 use super::watch::Watched;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, TopicRows};
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -84,6 +84,11 @@ impl Transactions {
 
     pub(super) fn send(&self, out: &Outgoing) -> Result<(), BrokerError> {
         record::send(&*self.producer, out, ())
+    }
+
+    /// Rows of a topic; `topic` is its name with the prefix.
+    pub(super) fn send_rows(&self, rows: &TopicRows, topic: &str) -> Result<(), BrokerError> {
+        record::send_rows(&*self.producer, rows, topic)
     }
 
     /// Waits until every record is acknowledged. (The client's own `flush` waits by tenths of a second.)
