@@ -45,8 +45,17 @@ struct Waiting {
     since: Option<i64>,
 }
 
-/// Source, partition, offset, key hash: which record waits. Rows that one record became have one key or several.
-type Origins = BTreeSet<(u32, u32, u64, u64)>;
+/// Which row waits. Rows that one record became have one key or several; rows of a window have no origin of their own,
+/// but come once an epoch for each time and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    source: u32,
+    partition: u32,
+    offset: u64,
+    hash: u64,
+    event_time: i64,
+    since: i64,
+}
 
 pub(super) struct Apply {
     config: Config,
@@ -56,19 +65,19 @@ pub(super) struct Apply {
     /// New versions since state was last written: (on, row key, version).
     versions: Vec<(Box<[u8]>, Box<[u8]>, Version)>,
     /// Written as waiting, released since.
-    released: Origins,
+    released: BTreeSet<Identity>,
     /// The first so many of `waiting` have been written.
     written: usize,
 }
 
 /// The first byte of every piece.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 impl Apply {
     pub(super) fn new(config: Config) -> Apply {
         let table = VersionedTable::new(config.history);
         let horizon = Horizon::new(config.history);
-        Apply { config, table, waiting: Vec::new(), horizon, versions: Vec::new(), released: Origins::new(), written: 0 }
+        Apply { config, table, waiting: Vec::new(), horizon, versions: Vec::new(), released: BTreeSet::new(), written: 0 }
     }
 
     fn failed(&self, message: impl std::fmt::Display) -> OperatorError {
@@ -200,12 +209,19 @@ impl Apply {
                 self.table.insert(on, row, version);
             }
         }
-        let mut released = Origins::new();
+        let mut released = BTreeSet::new();
         for _ in 0..from.count()? {
-            released.insert((from.uint()? as u32, from.uint()? as u32, from.uint()?, from.long()?));
+            released.insert(Identity {
+                source: from.uint()? as u32,
+                partition: from.uint()? as u32,
+                offset: from.uint()?,
+                hash: from.long()?,
+                event_time: from.int()?,
+                since: from.int()?,
+            });
         }
         if !released.is_empty() {
-            self.drop_waiting(|origin| released.contains(origin)).map_err(|_| from.error("a waiting record is broken"))?;
+            self.drop_waiting(|row| released.contains(row)).map_err(|_| from.error("a waiting record is broken"))?;
         }
         for _ in 0..from.count()? {
             let source = from.uint()? as u32;
@@ -215,21 +231,28 @@ impl Apply {
             let batch = batch.ok_or_else(|| from.error("a waiting record is broken"))?;
             self.waiting.push(Waiting { rows: Rows { source, batch }, since });
         }
-        let foreign = |origin: &(u32, u32, u64, u64)| !owns((origin.3 % u64::from(KEY_GROUPS)) as u32);
+        let foreign = |row: &Identity| !owns((row.hash % u64::from(KEY_GROUPS)) as u32);
         self.drop_waiting(foreign).map_err(|_| from.error("a waiting record is broken"))?;
         self.written = self.waiting.len();
         self.trim();
         Ok(())
     }
 
-    fn drop_waiting(&mut self, gone: impl Fn(&(u32, u32, u64, u64)) -> bool) -> Result<(), OperatorError> {
+    fn drop_waiting(&mut self, gone: impl Fn(&Identity) -> bool) -> Result<(), OperatorError> {
         let step = self.config.step.clone();
         for waiting in std::mem::take(&mut self.waiting) {
             let origin = Origin::of(&step, &waiting.rows.batch)?;
             let (_, hashes) = keys_of(&step, &waiting.rows)?;
             let stays = |row: &u32| {
                 let at = *row as usize;
-                !gone(&(waiting.rows.source, origin.partition[at], origin.offset[at], hashes[at]))
+                !gone(&Identity {
+                    source: waiting.rows.source,
+                    partition: origin.partition[at],
+                    offset: origin.offset[at],
+                    hash: hashes[at],
+                    event_time: origin.event_time[at],
+                    since: waiting.since.unwrap_or(i64::MAX),
+                })
             };
             let stay: Vec<u32> = (0..hashes.len() as u32).filter(stays).collect();
             let stay = self.part(&waiting.rows, stay)?;
@@ -296,7 +319,8 @@ impl Keyed for Apply {
                 if over || self.passed(at, time) {
                     ready.push(row as u32);
                     if !new {
-                        self.released.insert((waiting.rows.source, partition.0, offset.0, *hash));
+                        let (source, partition, offset) = (waiting.rows.source, partition.0, offset.0);
+                        self.released.insert(Identity { source, partition, offset, hash: *hash, event_time: at, since });
                     }
                 } else {
                     stay.push(row as u32);
@@ -329,11 +353,13 @@ impl Keyed for Apply {
         out.uint(versions.len() as u64);
         versions.iter().for_each(|(on, row, version)| Apply::write_version(&mut out, on, row, version));
         out.uint(self.released.len() as u64);
-        for (source, partition, offset, hash) in &self.released {
-            out.uint(u64::from(*source));
-            out.uint(u64::from(*partition));
-            out.uint(*offset);
-            out.long(*hash);
+        for row in &self.released {
+            out.uint(u64::from(row.source));
+            out.uint(u64::from(row.partition));
+            out.uint(row.offset);
+            out.long(row.hash);
+            out.int(row.event_time);
+            out.int(row.since);
         }
         self.write_waiting(self.written, &mut out);
         Some(out.bytes)

@@ -53,6 +53,21 @@ fn r8_a_record_sees_the_table_as_it_was_at_its_time_and_waits_for_it() {
 }
 
 #[test]
+fn r5_of_two_rows_without_an_origin_of_their_own_the_one_that_waits_stays() {
+    // As rows of windows are: partition 0, offset 0, whatever records they were made of.
+    let step = join("left", "");
+    let mut shards = Shards::new(step.as_ref(), 1);
+    table(&mut shards, &[row(0, 1, "k", "here", 1)]);
+    shards.events(&[event(0, 10, "k"), event(0, 20, "k")]);
+    assert!(shards.end_at(time(5, 5, 100)).is_empty());
+    let mut shards = shards.restore(step.as_ref(), 1);
+    assert_eq!(shards.end_at(time(15, 15, 100)).len(), 1, "the first of them");
+    let mut shards = shards.restore(step.as_ref(), 2);
+    assert_eq!(shards.apply.iter().map(|a| a.in_flight()).sum::<u64>(), 1);
+    assert_eq!(shards.end_at(time(25, 25, 100)).len(), 1, "the other one");
+}
+
+#[test]
 fn r8_a_wait_is_over_by_the_recorded_clock() {
     let step = join("left", "");
     let mut shards = Shards::new(step.as_ref(), 1);
