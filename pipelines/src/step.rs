@@ -115,6 +115,12 @@ pub trait Step: Send + Sync {
     fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
         input.to_vec()
     }
+    /// The columns of the outputs whose text the record's key is, given those of input 0 (`_key` is one). As it stands
+    /// it is right for steps that leave the key alone.
+    fn key_texts(&self, input: &BTreeSet<String>) -> BTreeSet<String> {
+        let each: Vec<BTreeSet<String>> = input.iter().map(|name| BTreeSet::from([name.clone()])).collect();
+        self.key_columns(&each).into_iter().flatten().collect()
+    }
     /// For stateful steps: by input, the columns that the key of its state holds as they are, or none
     /// where its state is by source partition. Stateless steps bring no records together.
     fn state_columns(&self) -> Option<Vec<BTreeSet<String>>> {

@@ -22,7 +22,7 @@ fn said(path: &Path) -> String {
     if let (Some(plan), Ok(text)) = (&loaded.plan, std::fs::read_to_string(stored)) {
         let before = load(&SourceFile::new("stored", text)).plan.expect("a stored plan has no mistakes");
         for (now, before) in plan.topologies.iter().zip(&before.topologies) {
-            if let Err(mistakes) = compatible(now, &fingerprint(before)) {
+            if let Err(mistakes) = compatible(now, false, &fingerprint(before, false)) {
                 said.extend(mistakes.iter().map(|mistake| format!("error: {mistake}")));
             }
         }

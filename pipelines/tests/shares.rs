@@ -20,6 +20,7 @@ use quikflow_pipelines::plan::{Division, Half, Plan, load};
 use quikflow_pipelines::topology::cases::{Given, GivenRecord};
 use quikflow_topics::broker::Broker;
 use quikflow_topics::clock::{ManualClock, SharedClock};
+use quikflow_topics::dead_letter::DeadLetterFilter;
 use quikflow_topics::diagnostics::SourceFile;
 use quikflow_topics::ids::EventTime;
 use random::Random;
@@ -57,17 +58,17 @@ disorder = "5s"
 [events.JOINED]
 topic = "rooms"
 key = ["room", "user"]
-payload = { room = "string", user = "string" }
+payload = { room = "string", user = "string", seat = { type = "string", optional = true } }
 
 [events.LEFT]
 topic = "rooms"
 key = ["room", "user"]
-payload = { room = "string", user = "string" }
+payload = { room = "string", user = "string", seat = { type = "string", optional = true } }
 
 [events.NAMED]
 topic = "names"
 key = "user"
-payload = { user = "string", name = "string" }
+payload = { user = "string", name = "string", number = { type = "string", optional = true } }
 
 [events.SAID]
 topic = "says"
@@ -78,9 +79,9 @@ payload = { room = "string", text = "string" }
 name = "heard"
 from = "says"
 steps = [
-  { join = { table = "rooms", on = "payload.room", table_on = "payload.room", table_key = ["payload.user"], table_delete = "type = 'LEFT'", select = { listener = "payload.user" }, kind = "inner" }, name = "listeners" },
-  { join = { table = "names", on = "listener", table_on = "payload.user", select = { name = "payload.name" }, kind = "left" }, name = "names" },
-  { map = { room = "payload.room", text = "payload.text", listener = "listener", name = "name" } },
+  { join = { table = "rooms", on = "payload.room", table_on = "payload.room", table_key = ["payload.user"], table_delete = "type = 'LEFT'", select = { listener = "payload.user", seat = "cast(payload.seat as bigint)" }, kind = "inner" }, name = "listeners" },
+  { join = { table = "names", on = "listener", table_on = "payload.user", select = { name = "payload.name", number = "cast(payload.number as bigint)" }, kind = "left" }, name = "names" },
+  { map = { room = "payload.room", text = "payload.text", listener = "listener", seat = "seat", name = "name", number = "number" } },
 ]
 to = "heard"
 
@@ -99,6 +100,7 @@ name = "users"
 from = "hits"
 steps = [
   { window = { tumbling = "1m" }, group_by = { user = "payload.user" }, aggregate = { hits = "count(*)" }, name = "minute" },
+  { filter = "100 / (hits - 2) is not null", name = "not-two" },
 ]
 to = "users-a-minute"
 
@@ -145,8 +147,8 @@ impl World {
         self.give_event("hits", "HIT", payload, at, partition);
     }
 
-    fn give_texts(&self, topic: &str, event: &str, texts: [(&str, &str); 2], at: i64, partition: Option<u32>) {
-        let payload = texts.into_iter().map(|(name, text)| (name.to_owned(), json!(text)));
+    fn give_texts(&self, topic: &str, event: &str, texts: &[(&str, &str)], at: i64, partition: Option<u32>) {
+        let payload = texts.iter().map(|(name, text)| ((*name).to_owned(), json!(text)));
         self.give_event(topic, event, payload.collect(), at, partition);
     }
 
@@ -177,17 +179,18 @@ impl World {
             let near = |random: &mut Random| (at / 3 - random.below(5) as i64).max(0);
             let (room, user) = (format!("r{}", random.below(9)), format!("u{}", random.below(12)));
             let change = if random.below(3) == 0 { "LEFT" } else { "JOINED" };
+            // Now and then one on which the join fails.
+            let number = if random.below(8) == 0 { "none".to_owned() } else { at.to_string() };
+            let (at, text) = (near(random), at.to_string());
             match random.below(4) {
-                0 => self.give_texts("rooms", change, [("room", &room), ("user", &user)], near(random), None),
-                1 => {
-                    self.give_texts("names", "NAMED", [("user", &user), ("name", &format!("{user} at {at}"))], near(random), None)
-                }
-                _ => self.give_texts("says", "SAID", [("room", &room), ("text", &format!("{at}"))], near(random), None),
+                0 => self.give_texts("rooms", change, &[("room", &room), ("user", &user), ("seat", &number)], at, None),
+                1 => self.give_texts("names", "NAMED", &[("user", &user), ("name", &text), ("number", &number)], at, None),
+                _ => self.give_texts("says", "SAID", &[("room", &room), ("text", &text)], at, None),
             }
         }
-        (0..6).for_each(|p| self.give_texts("says", "SAID", [("room", "end"), ("text", "end")], 1_000_000, Some(p)));
-        (0..5).for_each(|p| self.give_texts("rooms", "JOINED", [("room", "-"), ("user", "end")], 2_000_000, Some(p)));
-        (0..3).for_each(|p| self.give_texts("names", "NAMED", [("user", "end"), ("name", "end")], 2_000_000, Some(p)));
+        (0..6).for_each(|p| self.give_texts("says", "SAID", &[("room", "end"), ("text", "end")], 1_000_000, Some(p)));
+        (0..5).for_each(|p| self.give_texts("rooms", "JOINED", &[("room", "-"), ("user", "end")], 2_000_000, Some(p)));
+        (0..3).for_each(|p| self.give_texts("names", "NAMED", &[("user", "end"), ("name", "end")], 2_000_000, Some(p)));
     }
 
     fn start(&self, shares: &[u32], workers: usize, random: &mut Random) -> Engine {
@@ -202,7 +205,7 @@ impl World {
     }
 
     /// The final rows, and how many records were late.
-    fn answer(&self) -> [Vec<String>; 6] {
+    fn answer(&self) -> [Vec<String>; 8] {
         let rows = |topic: &str| {
             let rows = rows_of(&self.broker.records(topic).unwrap());
             let last = rows.into_iter().filter(|row| row.get("final").is_none_or(|last| last == &json!(true)));
@@ -214,7 +217,12 @@ impl World {
             rows.sort();
             rows
         };
-        ["pages-a-minute", "users-a-minute", "late.pages", "user-bursts", "late.bursts", "heard"].map(rows)
+        let topics = ["pages-a-minute", "users-a-minute", "late.pages", "user-bursts", "late.bursts", "heard", "late.heard"];
+        let [a, b, c, d, e, f, g] = topics.map(rows);
+        let all = DeadLetterFilter { limit: 10_000, ..DeadLetterFilter::default() };
+        let mut dead: Vec<String> = self.broker.dead_letters(&all).unwrap().into_iter().map(|(_, letter)| letter.id).collect();
+        dead.sort();
+        [a, b, c, d, e, f, g, dead]
     }
 }
 
@@ -232,7 +240,7 @@ fn settle(world: &World, engines: &[Engine]) -> bool {
 }
 
 /// Fails with the first rows that are in one of both alone.
-fn same(found: &[Vec<String>; 6], expected: &[Vec<String>; 6], what: &str) {
+fn same(found: &[Vec<String>; 8], expected: &[Vec<String>; 8], what: &str) {
     for (found, expected) in found.iter().zip(expected) {
         let only = |a: &[String], b: &[String]| a.iter().filter(|row| !b.contains(row)).take(3).cloned().collect::<Vec<_>>();
         let (more, missing) = (only(found, expected), only(expected, found));
@@ -245,7 +253,7 @@ fn same(found: &[Vec<String>; 6], expected: &[Vec<String>; 6], what: &str) {
     }
 }
 
-fn alone(seed: u64, records: i64) -> [Vec<String>; 6] {
+fn alone(seed: u64, records: i64) -> [Vec<String>; 8] {
     let world = World::new(1);
     world.fill(seed, records);
     let engine = world.start(&[0], 1, &mut Random(3));
@@ -275,6 +283,9 @@ fn r19_engines_that_divide_the_work_answer_as_one_does() {
         assert!(expected[0].len() > 10 && expected[3].len() > 10, "seed {seed} tests nothing");
         assert!(!expected[2].is_empty() && !expected[4].is_empty(), "seed {seed}: nothing is late");
         assert!(expected[5].len() > 100, "seed {seed}: {} heard", expected[5].len());
+        let dead = |start: &str| expected[7].iter().filter(|id| id.starts_with(start)).count();
+        let kinds = ["step:heard:listeners:rooms:", "step:heard:names:names:", "step:users:not-two:"].map(dead);
+        assert!(kinds.iter().all(|count| *count > 0), "seed {seed}: {kinds:?} dead letters");
         let mut random = Random(seed * 7919);
         let shares = 2 + random.below(4) as u32;
         let world = World::new(shares);

@@ -85,6 +85,9 @@ impl Gatherer {
                 self.books[gauge.topology].set_in_flight(gauge.node, open);
             }
             for (topology, node, row) in effects.dead {
+                if !self.graph.topologies[topology].speaks_of(row.source as usize, row.partition) {
+                    continue;
+                }
                 dead.insert(self.dead_letter_id(topology, node, &row), (topology, node, row));
             }
             late.extend(
@@ -108,11 +111,6 @@ impl Gatherer {
                 None => commit.replayed.push(id.clone()),
             }
         }
-        let speaks = |topology: usize, row: &DeadRow| {
-            let part = &self.graph.topologies[topology];
-            part.answers_for(&part.plan.sources[row.source as usize].topic.name, row.partition)
-        };
-        dead.retain(|_, (topology, _, row)| speaks(*topology, row));
         for (id, (topology, node, row)) in dead {
             self.books[topology].dead += u64::from(made.work.replays.iter().all(|task| task.letter.id != id));
             commit.dead_letters.push(self.dead_letter(id, topology, node, row, &made.work, now)?);
@@ -122,14 +120,16 @@ impl Gatherer {
             if let Some(route) = &mut self.routes[*topology] {
                 commit.outputs.extend(route.tell(time.watermark)?);
             }
-            let (plan, stored_as) = (&self.graph.topologies[*topology].plan, &self.graph.topologies[*topology].stored_as);
+            let part = &self.graph.topologies[*topology];
+            let (plan, stored_as) = (&part.plan, &part.stored_as);
             let figures = self.books[*topology].figures(time.watermark.known(), self.state_bytes(*topology));
             commit.figures.push((stored_as.clone(), figures));
             let books = serde_json::to_vec(&self.books[*topology]).map_err(|e| EngineError::Internal(e.to_string()))?;
             commit.meta.push((stored_as.clone(), meta::TIME.to_owned(), time.to_bytes()));
             commit.meta.push((stored_as.clone(), meta::BOOKS.to_owned(), books));
             if !std::mem::replace(&mut self.known[*topology], true) {
-                let text = serde_json::to_vec(&fingerprint(plan)).map_err(|e| EngineError::Internal(e.to_string()))?;
+                let text = serde_json::to_vec(&fingerprint(plan, part.share.is_some()))
+                    .map_err(|e| EngineError::Internal(e.to_string()))?;
                 commit.meta.push((stored_as.clone(), meta::FINGERPRINT.to_owned(), text));
             }
         }
@@ -242,10 +242,16 @@ impl Gatherer {
     ) -> Result<DeadLetter, EngineError> {
         let plan = &self.graph.topologies[topology].plan;
         let topic = &plan.sources[row.source as usize].topic;
-        let records = self.records(topic, &[(row.partition, row.offset)], work)?;
-        let bytes = match records.iter().find(|record| record.num_rows() > 0) {
-            Some(record) => super::original::canonical_json(topic, record)?,
-            None => return Err(EngineError::Internal(format!("the record of dead letter `{id}` is gone"))),
+        let place = Origin { topic: topic.name.clone(), partition: row.partition, offset: row.offset };
+        let (origin, bytes) = match plan.made_before(node) {
+            true => (None, Vec::new()),
+            false => {
+                let records = self.records(topic, &[(row.partition, row.offset)], work)?;
+                match records.iter().find(|record| record.num_rows() > 0) {
+                    Some(record) => (Some(place), super::original::canonical_json(topic, record)?),
+                    None => return Err(EngineError::Internal(format!("the record of dead letter `{id}` is gone"))),
+                }
+            }
         };
         Ok(DeadLetter {
             id,
@@ -256,7 +262,7 @@ impl Gatherer {
             message: row.message,
             topology: Some(plan.name.clone()),
             step: Some(plan.nodes[node].name.clone()),
-            origin: Some(Origin { topic: topic.name.clone(), partition: row.partition, offset: row.offset }),
+            origin,
             full_size: bytes.len() as u64,
             bytes,
             status: DeadLetterStatus::Open,

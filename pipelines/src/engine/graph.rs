@@ -96,8 +96,10 @@ impl Graph {
 impl TopologyGraph {
     /// The partitions that it reads of one of its sources.
     pub fn partitions(&self, source: &SourcePlan) -> Range<u32> {
-        let count = source.topic.partitions;
-        self.share.filter(|_| source.whole.is_none()).map_or(0..count, |share| share.partitions(count))
+        match source.whole {
+            Some(_) => 0..source.topic.partitions,
+            None => self.own_partitions(source),
+        }
     }
 
     /// Whether it reads this partition of one of its sources.
@@ -105,14 +107,22 @@ impl TopologyGraph {
         self.source(topic).is_some_and(|source| self.partitions(source).contains(&partition.0))
     }
 
-    /// Whether it, and no other share, speaks of the records of this partition: of a table that every share reads
-    /// whole too.
+    /// Whether it, and no other share, answers for what concerns the records of this partition.
     pub fn answers_for(&self, topic: &str, partition: PartitionId) -> bool {
-        let mine = |source: &SourcePlan| {
-            let count = source.topic.partitions;
-            self.share.map_or(0..count, |share| share.partitions(count)).contains(&partition.0)
-        };
-        self.source(topic).is_some_and(mine)
+        self.source(topic).is_some_and(|source| self.own_partitions(source).contains(&partition.0))
+    }
+
+    /// Whether it writes the dead letter of a row of this source: of a table whose rows all shares have, one of them does.
+    pub fn speaks_of(&self, source: usize, partition: PartitionId) -> bool {
+        let source = &self.plan.sources[source];
+        let all_have_it = self.share.is_some() && source.whole.as_ref().is_some_and(|whole| whole.kept.is_none());
+        !all_have_it || self.own_partitions(source).contains(&partition.0)
+    }
+
+    /// The partitions of a source that are its, also where it reads all of them.
+    fn own_partitions(&self, source: &SourcePlan) -> Range<u32> {
+        let count = source.topic.partitions;
+        self.share.map_or(0..count, |share| share.partitions(count))
     }
 
     /// The table's rows that it keeps, where it reads a table whole and leaves some out.

@@ -54,7 +54,8 @@ pub fn recover(graph: &Graph, broker: &Arc<dyn Broker>, epoch: Epoch) -> Result<
         };
         if let Some(bytes) = state.meta.get(meta::FINGERPRINT) {
             let before: BTreeMap<String, String> = serde_json::from_slice(bytes).map_err(stored(meta::FINGERPRINT))?;
-            compatible(topology, &before).map_err(|mistakes| EngineError::Incompatible(mistakes.join("; ")))?;
+            compatible(topology, part.share.is_some(), &before)
+                .map_err(|mistakes| EngineError::Incompatible(mistakes.join("; ")))?;
         }
         recovered.times.push(match state.meta.get(meta::TIME) {
             Some(bytes) => TopologyTime::restore(bytes, &topics).map_err(stored(meta::TIME))?,

@@ -180,7 +180,7 @@ fn one(plan: &Plan, topology: &Arc<TopologyPlan>) -> Value {
             "late": topology.late.get(index).and_then(|late| late.as_ref()).map(|late| late.name.clone()),
         })
     });
-    let prints = fingerprint(topology);
+    let prints = fingerprint(topology, false);
     let steps = topology.nodes.iter().map(|node| {
         let outputs = node.step.outputs().into_iter().map(|schema| {
             let fields = schema.arrow.fields().iter().map(|f| value!({ "name": f.name(), "type": f.data_type().to_string() }));

@@ -1,6 +1,6 @@
 //! Whether stored state fits a plan (R12).
 
-use super::TopologyPlan;
+use super::{Kept, TopologyPlan};
 use quikflow_topics::units::show_duration;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,14 +8,29 @@ use std::time::Duration;
 /// The name under which the sources of a topology with state are fingerprinted.
 const SOURCES: &str = "(sources)";
 
+/// The name under which it is fingerprinted how shares read tables whole.
+const TABLES: &str = "(tables)";
+
 /// For each stateful step, by name, what its stored state depends on. Steps without state are not
-/// in it, so they may come and go.
-pub fn fingerprint(topology: &TopologyPlan) -> BTreeMap<String, String> {
+/// in it, so they may come and go. `divided`: of a share of the work (R19).
+pub fn fingerprint(topology: &TopologyPlan, divided: bool) -> BTreeMap<String, String> {
     let steps = topology.nodes.iter().filter_map(|node| Some((node.name.clone(), node.step.fingerprint()?)));
     let mut prints: BTreeMap<String, String> = steps.collect();
     if !prints.is_empty() {
         let sources: Vec<&str> = topology.sources.iter().map(|source| source.topic.name.as_str()).collect();
         prints.insert(SOURCES.to_owned(), sources.join(", "));
+        let whole = topology.sources.iter().filter_map(|source| Some((&source.topic.name, source.whole.as_ref()?)));
+        let tables: Vec<String> = whole
+            .map(|(topic, whole)| match &whole.kept {
+                Some(Kept { column, partitions }) => {
+                    format!("of {topic} the rows whose {column} lies in a share of {partitions} partitions")
+                }
+                None => format!("all of {topic}"),
+            })
+            .collect();
+        if divided && !tables.is_empty() {
+            prints.insert(TABLES.to_owned(), tables.join(", "));
+        }
     }
     prints
 }
@@ -44,11 +59,12 @@ fn readable(print: &str) -> String {
 ///
 /// # Errors
 /// One message for each step that differs; each names the remedy.
-pub fn compatible(topology: &TopologyPlan, stored: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
-    let current = fingerprint(topology);
+pub fn compatible(topology: &TopologyPlan, divided: bool, stored: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let current = fingerprint(topology, divided);
     let remedy = format!("run `quikflow reset --topology {}` to rebuild its state and output", topology.name);
     let of = |step: &str| match step {
         SOURCES => format!("the sources of topology `{}`", topology.name),
+        TABLES => format!("what each share of the work holds of the tables of topology `{}`", topology.name),
         step => format!("step `{step}` of topology `{}`", topology.name),
     };
     let mut mistakes = Vec::new();

@@ -1,6 +1,7 @@
 //! From a file's text to a plan, with every mistake on the way.
 
-use super::wire::{KeyColumns, Known, agree, meet, wire};
+use super::keys::Keys;
+use super::wire::{Known, agree, wire};
 use super::{Plan, sinks};
 use crate::topology::cases::TestCase;
 use crate::topology::{self, TopologyDecl};
@@ -66,7 +67,7 @@ pub fn load(file: &Arc<SourceFile>) -> Loaded {
 struct Loader {
     catalogue: Catalogue,
     /// Of topics that topologies write: what determines the key.
-    keys: BTreeMap<String, KeyColumns>,
+    keys: BTreeMap<String, Keys>,
     /// Topics whose columns are not known, since their writer has a mistake: nothing is said of their readers.
     unknowable: BTreeSet<String>,
     diagnostics: Vec<Diagnostic>,
@@ -153,7 +154,7 @@ impl Loader {
         let mut plan = wired.plan;
         for (topic, keys, place) in wired.written {
             let keys = match self.keys.get(&topic.name) {
-                Some(before) => meet(before, &keys),
+                Some(before) => before.meet(&keys),
                 None => keys,
             };
             if let Some(before) = self.catalogue.topics.get(&topic.name).filter(|before| !before.fields.is_empty())

@@ -1,6 +1,7 @@
 //! Topologies, typed and connected, ready to be built: what the engine, the driver and `explain` share.
 
 mod compat;
+mod keys;
 mod load;
 mod prune;
 mod shuffle;
@@ -46,6 +47,18 @@ pub struct TopologyPlan {
     pub outputs: Vec<OutputPlan>,
     /// Where late records go, one a source (the source topic's columns); none where no step can be late.
     pub late: Vec<Option<Arc<TopicSpec>>>,
+}
+
+impl TopologyPlan {
+    /// Whether rows that come to a node are made by a step before it, of many records: they have no place in a topic.
+    pub fn made_before(&self, node: usize) -> bool {
+        let from = self.nodes[node].inputs.iter().flatten();
+        from.filter_map(|port| match port {
+            Port::Node { node, .. } => Some(*node),
+            Port::Source(_) => None,
+        })
+        .any(|before| matches!(self.nodes[before].kind, "window" | "count_within") || self.made_before(before))
+    }
 }
 
 /// The halves of a topology that is not divisible, where processes share the work: rows are combined by

@@ -1,6 +1,6 @@
 //! Checks sinks against the topics that they follow.
 
-use super::wire::{KeyColumns, event_keys};
+use super::keys::Keys;
 use crate::expr::{Expr, StreamSchema};
 use quikflow_topics::catalogue::parse::unknown_topic;
 use quikflow_topics::catalogue::{Catalogue, SinkSpec, TopicSpec};
@@ -16,7 +16,7 @@ const KEY_SYSTEM: [&str; 4] = [schema::PARTITION, schema::OFFSET, schema::KEY, s
 pub(super) fn check(
     file: &Table,
     catalogue: &Catalogue,
-    keys: &BTreeMap<String, KeyColumns>,
+    keys: &BTreeMap<String, Keys>,
     unknowable: &BTreeSet<String>,
 ) -> Vec<Diagnostic> {
     let mut mistakes = Vec::new();
@@ -33,7 +33,7 @@ pub(super) fn check(
             (Some(topic), _) if topic.fields.is_empty() => {}
             (Some(topic), _) => {
                 let keys = keys.get(&topic.name).cloned();
-                let keys = keys.unwrap_or_else(|| event_keys(catalogue, topic.name.as_str()));
+                let keys = keys.unwrap_or_else(|| Keys::of_events(catalogue, topic.name.as_str()));
                 sink_on(sink, table, topic, &keys, &mut mistakes);
             }
             (None, Some(node)) => {
@@ -45,7 +45,7 @@ pub(super) fn check(
     mistakes
 }
 
-fn sink_on(sink: &SinkSpec, table: &Table, topic: &TopicSpec, keys: &KeyColumns, mistakes: &mut Vec<Diagnostic>) {
+fn sink_on(sink: &SinkSpec, table: &Table, topic: &TopicSpec, keys: &Keys, mistakes: &mut Vec<Diagnostic>) {
     let names: Vec<&str> = topic.fields.iter().map(|field| field.name.as_str()).collect();
     let unknown = |node: &Node, name: &str| {
         let mistake = node.error(format!("topic `{}` has no column `{name}`", topic.name));
@@ -82,14 +82,14 @@ fn sink_on(sink: &SinkSpec, table: &Table, topic: &TopicSpec, keys: &KeyColumns,
 }
 
 /// R13: rows of one sink key are of one topic key, so that their offsets tell old from new.
-fn determines(sink: &SinkSpec, node: &Node, topic: &TopicSpec, keys: &KeyColumns) -> Option<Diagnostic> {
+fn determines(sink: &SinkSpec, node: &Node, topic: &TopicSpec, keys: &Keys) -> Option<Diagnostic> {
     let own: BTreeSet<String> = sink.key.iter().cloned().collect();
     let place = own.contains(schema::PARTITION) && own.contains(schema::OFFSET);
-    if place || own.contains(schema::ID) || keys.iter().any(|set| set.is_subset(&own)) {
+    if place || own.contains(schema::ID) || keys.determined_by.iter().any(|set| set.is_subset(&own)) {
         return None;
     }
     let written = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let ways: Vec<String> = keys.iter().filter(|set| !set.contains(schema::KEY)).map(written).collect();
+    let ways: Vec<String> = keys.determined_by.iter().filter(|set| !set.contains(schema::KEY)).map(written).collect();
     let remedy = match ways.is_empty() {
         true => "no column of the topic does".to_owned(),
         false => format!("these do: {}", ways.join(" | ")),

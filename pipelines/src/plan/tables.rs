@@ -4,6 +4,7 @@
 //! A table read whole is there for any record, so its join can be divided however the stream is. Its rows are left
 //! out where no record of the share can ask for them.
 
+use super::keys::Keys;
 use crate::expr::StreamSchema;
 use arrow::datatypes::DataType;
 use std::collections::BTreeSet;
@@ -43,19 +44,19 @@ pub(super) fn whole(joins: &[TableJoin]) -> Option<Whole> {
     any.then(|| Whole { kept: first.filter(|first| joins.iter().all(|join| rows(join).as_ref() == Some(first))) })
 }
 
-/// Which rows of a table a share needs, where the stream's records lie by the text of the one column that they are
-/// joined by. `columns` is by input; `keys` says what determines the key of the stream's records, and `partitions`
-/// how many each of its topics has.
+/// Which rows of a table a share needs, where the stream's records lie by the text of the column that they are joined by.
+/// `keys` is what they lie by, in so many `partitions`, by topic.
 pub(super) fn kept(
-    columns: &[BTreeSet<String>],
-    keys: &[BTreeSet<String>],
+    on: &BTreeSet<String>,
+    table_on: &BTreeSet<String>,
+    keys: &Keys,
     partitions: &[u32],
     table: &StreamSchema,
 ) -> Option<Kept> {
-    let ([on, table_on], [first, others @ ..]) = (columns, partitions) else { return None };
-    let column = table_on.first().filter(|_| table_on.len() == 1)?;
+    let [first, others @ ..] = partitions else { return None };
+    let column = table_on.first()?;
     let is_text = table.arrow.field_with_name(column).is_ok_and(|field| *field.data_type() == DataType::Utf8);
-    let lies = on.len() == 1 && keys.contains(on) && others.iter().all(|other| other == first);
+    let lies = keys.gather(on, false) && others.iter().all(|other| other == first);
     (lies && is_text).then(|| Kept { column: column.clone(), partitions: *first })
 }
 
@@ -85,16 +86,16 @@ mod tests {
         let fields = [("b", DataType::Utf8), ("n", DataType::Int64)].map(|(name, ty)| Field::new(name, ty, true));
         let table = StreamSchema { arrow: Arc::new(Schema::new(fields.to_vec())), kind: TopicKind::Events };
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
-        let kept = |on: &[&str], table_on: &[&str], keys: &[&[&str]], partitions: &[u32]| {
-            let keys: Vec<BTreeSet<String>> = keys.iter().map(|names| set(names)).collect();
-            kept(&[set(on), set(table_on)], &keys, partitions, &table)
+        let kept = |on: &[&str], table_on: &[&str], text_of: &[&str], partitions: &[u32]| {
+            let keys = Keys { determined_by: vec![set(&["a"]), set(&[])], text_of: set(text_of) };
+            kept(&set(on), &set(table_on), &keys, partitions, &table)
         };
         let by_b = Some(Kept { column: "b".to_owned(), partitions: 6 });
-        assert_eq!(kept(&["a"], &["b"], &[&["_key"], &["a"]], &[6]), by_b);
-        assert_eq!(kept(&["a"], &["b"], &[&["a"]], &[6, 6]), by_b);
-        assert_eq!(kept(&["a"], &["b"], &[&["a"]], &[6, 4]), None, "the stream's topics are divided otherwise");
-        assert_eq!(kept(&["a"], &["b"], &[&["a", "n"]], &[6]), None, "the key is more than what is joined by");
-        assert_eq!(kept(&[], &["b"], &[&[]], &[6]), None, "joined by an expression");
-        assert_eq!(kept(&["a"], &["n"], &[&["a"]], &[6]), None, "a number has no one text");
+        assert_eq!(kept(&["a"], &["b"], &["_key", "a"], &[6]), by_b);
+        assert_eq!(kept(&["a"], &["b"], &["a"], &[6, 6]), by_b);
+        assert_eq!(kept(&["a"], &["b"], &["a"], &[6, 4]), None, "the stream's topics are divided otherwise");
+        assert_eq!(kept(&["a"], &["b"], &["_key"], &[6]), None, "the key is made of what is joined by, and not its text");
+        assert_eq!(kept(&[], &["b"], &["a"], &[6]), None, "joined by an expression");
+        assert_eq!(kept(&["a"], &["n"], &["a"], &[6]), None, "a number has no one text");
     }
 }

@@ -114,18 +114,62 @@ fn ways_of_a_branch_have_steps_of_their_own() {
 fn r12_a_filter_may_come_but_a_window_may_not_change() {
     let print = |text: &str| {
         let plan = planned(text);
-        (fingerprint(&plan.topologies[0]), plan)
+        (fingerprint(&plan.topologies[0], false), plan)
     };
     let (stored, _) = print(COUNTS);
     let (_, filtered) = print(&COUNTS.replace("steps = [", "steps = [ { filter = \"payload.content <> ''\" },"));
-    assert_eq!(compatible(&filtered.topologies[0], &stored), Ok(()));
+    assert_eq!(compatible(&filtered.topologies[0], false, &stored), Ok(()));
     let (_, longer) = print(&COUNTS.replace("1m", "2m"));
-    let mistakes = compatible(&longer.topologies[0], &stored).unwrap_err();
+    let mistakes = compatible(&longer.topologies[0], false, &stored).unwrap_err();
     assert_eq!(mistakes.len(), 1);
     assert!(mistakes[0].contains("step `by-minute` of topology `counts` changed"), "{}", mistakes[0]);
     assert!(mistakes[0].contains("quikflow reset --topology counts"), "{}", mistakes[0]);
     let (_, renamed) = print(&COUNTS.replace("by-minute", "by-time"));
-    assert_eq!(compatible(&renamed.topologies[0], &stored).unwrap_err().len(), 2);
+    assert_eq!(compatible(&renamed.topologies[0], false, &stored).unwrap_err().len(), 2);
+}
+
+#[test]
+fn r19_a_table_is_read_whole_unless_both_lie_by_the_same_text() {
+    let joined = |from: &str, before: &str, on: &str, table_on: &str| {
+        let plan = planned(&format!(
+            "[[topology]]\nname = \"one\"\nfrom = \"messages\"\nsteps = [ {before} ]\nto = \"ones\"\n\
+             [[topology]]\nname = \"two\"\nfrom = \"{from}\"\nsteps = [ {{ join = {{ table = \"members\", on = \"{on}\", \
+             table_on = \"payload.{table_on}\", select = {{ seen = \"payload.user\" }} }}, name = \"j\" }}, \
+             {{ map = {{ seen = \"seen\" }} }} ]\nto = \"twos\""
+        ));
+        let two = plan.topologies.iter().find(|topology| topology.name == "two").unwrap();
+        assert_eq!(two.division(), Division::BySource, "{before}");
+        two.sources[1].whole.clone()
+    };
+    let map = |channel: &str| format!("{{ map = {{ channel = \"{channel}\", user = \"payload.user\" }} }}");
+    let rekeyed = |key: &str| format!("{{ rekey = \"{key}\" }}, {}", map("payload.channel"));
+    let partitions = planned(COUNTS).topologies[0].sources[0].topic.partitions;
+    let kept = |column: &str| Some(Whole { kept: Some(Kept { column: column.to_owned(), partitions }) });
+    let all = Some(Whole { kept: None });
+    let as_it_is = map("payload.channel");
+    assert_eq!(joined("messages", &as_it_is, "payload.channel", "channel"), None, "both by channel");
+    assert_eq!(joined("messages", &as_it_is, "payload.channel", "user"), kept("user"));
+    assert_eq!(joined("messages", &as_it_is, "payload.user", "channel"), all);
+    assert_eq!(joined("ones", &as_it_is, "channel", "channel"), None, "copied");
+    assert_eq!(joined("ones", &rekeyed("payload.channel"), "channel", "channel"), None, "the same key once more");
+    assert_eq!(joined("ones", &rekeyed("payload.user"), "user", "channel"), None, "by user, which is text of both");
+    // What a key is made of is not its text: 'A' lies with 'a' there, and in the table it does not.
+    assert_eq!(joined("ones", &rekeyed("lower(payload.channel)"), "channel", "channel"), all);
+    assert_eq!(joined("ones", &rekeyed("'all'"), "channel", "channel"), all);
+}
+
+#[test]
+fn r19_what_explode_puts_in_the_keys_place_is_no_key() {
+    let division = |text: &str| planned(text).topologies[0].division();
+    let counted = |column: &str| {
+        format!(
+            "[[topology]]\nname = \"t\"\nfrom = \"messages\"\nsteps = [ {{ explode = \"payload.tags\", as = \"{column}\" }}, \
+             {{ window = {{ tumbling = \"1m\" }}, group_by = {{ channel = \"payload.channel\" }}, aggregate = {{ n = \"count(*)\" }}, \
+             name = \"w\" }} ]\nto = \"t\""
+        )
+    };
+    assert_eq!(division(&counted("tag")), Division::BySource);
+    assert_eq!(division(&counted("channel")), Division::Combined);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! One topology: its steps typed one after the other and connected to sources and topics.
 
+use super::keys::Keys;
 use super::prune::{Demand, Wanted, demand};
 use super::tables::{TableJoin, kept, whole};
 use super::{NodePlan, OutputPlan, Port, SourcePlan, TopologyPlan};
@@ -16,21 +17,18 @@ use quikflow_topics::schema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Sets of columns of which each determines the record's key.
-pub(super) type KeyColumns = Vec<BTreeSet<String>>;
-
 /// What the loader knows of topics that topologies have written so far.
 pub(super) struct Known<'a> {
     pub(super) catalogue: &'a Catalogue,
     /// Of topics that topologies write.
-    pub(super) keys: &'a BTreeMap<String, KeyColumns>,
+    pub(super) keys: &'a BTreeMap<String, Keys>,
 }
 
 /// A topology that is typed, and the topics that it writes.
 pub(super) struct Wired {
     pub(super) plan: TopologyPlan,
     /// Topic, what determines its key, where `to` stands; once a writing port.
-    pub(super) written: Vec<(Arc<TopicSpec>, KeyColumns, Diagnostic)>,
+    pub(super) written: Vec<(Arc<TopicSpec>, Keys, Diagnostic)>,
 }
 
 /// Types a topology twice: over all columns, then over those that are read.
@@ -45,9 +43,9 @@ pub(super) fn wire(decl: &TopologyDecl<'_>, known: &Known<'_>) -> Result<Wired, 
 struct Stream {
     ports: Vec<Port>,
     schema: StreamSchema,
-    keys: KeyColumns,
+    keys: Keys,
     /// The same of the key under which its records lie in their partitions.
-    source_keys: KeyColumns,
+    source_keys: Keys,
 }
 
 struct Source {
@@ -123,7 +121,7 @@ impl<'a> Wiring<'a> {
         let decl = self.decl;
         let mut union: Vec<Field> = Vec::new();
         let mut kind = None;
-        let mut keys: Option<KeyColumns> = None;
+        let mut keys: Option<Keys> = None;
         for from in &decl.from {
             let topic = self.topic(*from)?;
             if *kind.get_or_insert(topic.kind) != topic.kind {
@@ -154,7 +152,7 @@ impl<'a> Wiring<'a> {
             }
             let own = self.topic_keys(&topic);
             keys = Some(match keys {
-                Some(keys) => meet(&keys, &own),
+                Some(keys) => Keys::meet(&keys, &own),
                 None => own,
             });
             self.sources.push(Source {
@@ -174,11 +172,11 @@ impl<'a> Wiring<'a> {
     }
 
     /// What determines the key of a topic's records.
-    fn topic_keys(&self, topic: &TopicSpec) -> KeyColumns {
+    fn topic_keys(&self, topic: &TopicSpec) -> Keys {
         if let Some(keys) = self.known.keys.get(&topic.name) {
             return keys.clone();
         }
-        event_keys(self.known.catalogue, &topic.name)
+        Keys::of_events(self.known.catalogue, &topic.name)
     }
 
     /// The source that reads `topic` as a table.
@@ -240,7 +238,7 @@ impl<'a> Wiring<'a> {
                 return None;
             }
         };
-        let keys = built.key_columns(&stream.keys);
+        let keys = stream.keys.after(built.as_ref());
         let source_keys = self.divided(built.as_ref(), step, &stream.source_keys, &inputs);
         let outputs = built.outputs();
         let node = self.nodes.len();
@@ -261,39 +259,46 @@ impl<'a> Wiring<'a> {
         None
     }
 
-    /// Notes whether a step's state can be divided by source partition: its key has to hold what
-    /// determines the partition, on every input, and the partitions have to be as many. A table of which
-    /// that does not hold is read whole by every share. Returns what determines it on the outputs.
-    fn divided(&mut self, built: &dyn Step, step: &StepDecl<'_>, keys: &KeyColumns, inputs: &[Vec<Port>]) -> KeyColumns {
+    /// Notes whether a step's state can be divided by source partition: records that its key brings together
+    /// have to lie in one. A table beside the stream has to lie by the same text, in as many partitions; one that does
+    /// not is read whole by every share. Returns the key under which the outputs lie.
+    fn divided(&mut self, built: &dyn Step, step: &StepDecl<'_>, keys: &Keys, inputs: &[Vec<Port>]) -> Keys {
         if let Some(columns) = built.state_columns() {
-            let table = inputs.get(1).and_then(|ports| match ports.first() {
-                Some(Port::Source(source)) => Some(*source),
-                _ => None,
-            });
-            let tables = table.map(|source| self.topic_keys(&self.sources[source].topic));
-            let by_input: Vec<KeyColumns> = std::iter::once(keys.clone()).chain(tables).collect();
-            let holds = |(columns, keys): (&BTreeSet<String>, &KeyColumns)| keys.iter().any(|set| set.is_subset(columns));
             let divided: Vec<&Source> = self.sources.iter().filter(|source| whole(&source.joins).is_none()).collect();
             let same = divided.windows(2).all(|two| two[0].topic.partitions == two[1].topic.partitions);
-            let beside = same && columns.len() == by_input.len() && columns.iter().zip(&by_input).all(holds);
-            match table.filter(|source| !self.sources[*source].stream) {
-                Some(source) if beside => self.sources[source].joins.push(TableJoin::Beside),
-                Some(source) => {
-                    let streams = self.sources.iter().filter(|source| source.stream);
-                    let partitions: Vec<u32> = streams.map(|source| source.topic.partitions).collect();
-                    let kept = kept(&columns, keys, &partitions, &self.sources[source].schema);
-                    self.sources[source].joins.push(TableJoin::Whole(kept));
+            match (columns.as_slice(), inputs.get(1).and_then(|ports| ports.first())) {
+                ([on, table_on], Some(Port::Source(table))) => self.table_beside(on, table_on, keys, *table, same),
+                ([group], None) => {
+                    let alone = self.sources.iter().filter(|source| source.stream).count() == 1;
+                    self.divisible &= same && keys.gather(group, alone);
                 }
-                None => self.divisible &= beside,
+                _ => self.divisible = false,
             }
         }
         match step.kind.name {
             // The new key is not the one that the partition is of.
-            "rekey" => keys.iter().filter(|set| !set.contains(schema::KEY)).cloned().collect(),
+            "rekey" => keys.behind_a_new_key(),
             // Rows of their own, under another key.
-            "window" | "count_within" => KeyColumns::new(),
-            _ => built.key_columns(keys),
+            "window" | "count_within" => Keys::default(),
+            _ => keys.after(built),
         }
+    }
+
+    /// Notes how shares of the work read the table of a join.
+    fn table_beside(&mut self, on: &BTreeSet<String>, table_on: &BTreeSet<String>, keys: &Keys, table: usize, same: bool) {
+        let lies = self.topic_keys(&self.sources[table].topic).gather(table_on, false);
+        let beside = same && lies && keys.gather(on, false);
+        if self.sources[table].stream {
+            self.divisible &= beside;
+            return;
+        }
+        let streams = self.sources.iter().filter(|source| source.stream);
+        let partitions: Vec<u32> = streams.map(|source| source.topic.partitions).collect();
+        let join = match beside {
+            true => TableJoin::Beside,
+            false => TableJoin::Whole(kept(on, table_on, keys, &partitions, &self.sources[table].schema)),
+        };
+        self.sources[table].joins.push(join);
     }
 
     fn source_schemas(&self) -> Vec<StreamSchema> {
@@ -412,24 +417,6 @@ impl<'a> Wiring<'a> {
             _ => None,
         }
     }
-}
-
-/// Sets that determine the key in both.
-pub(super) fn meet(one: &KeyColumns, other: &KeyColumns) -> KeyColumns {
-    let narrow =
-        |a: &KeyColumns, b: &KeyColumns| a.iter().filter(|set| b.iter().any(|s| s.is_subset(set))).cloned().collect::<Vec<_>>();
-    let mut both = narrow(one, other);
-    both.extend(narrow(other, one));
-    both.sort();
-    both.dedup();
-    both
-}
-
-/// What determines the key of a topic of events: the key fields of its event types together.
-pub(super) fn event_keys(catalogue: &Catalogue, topic: &str) -> KeyColumns {
-    let fields: BTreeSet<String> = catalogue.events_of(topic).flat_map(|event| event.key.clone()).collect();
-    let own: BTreeSet<String> = std::iter::once(schema::KEY.to_owned()).collect();
-    vec![own, fields]
 }
 
 /// Whether two writers of a topic write the same columns.

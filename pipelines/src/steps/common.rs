@@ -240,6 +240,15 @@ pub(crate) fn plain<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> BTreeSet<S
     exprs.into_iter().filter_map(|expr| expr.column().cloned()).collect()
 }
 
+/// `_key`, and the column whose text it is where rows lie by the text of these columns.
+pub(crate) fn text_of_one(columns: &[(String, Expr)]) -> BTreeSet<String> {
+    let one = match columns {
+        [(name, expr)] if expr.data_type == DataType::Utf8 => Some(name.clone()),
+        _ => None,
+    };
+    std::iter::once(schema::KEY.to_owned()).chain(one).collect()
+}
+
 /// Whether a stream has a column of this Arrow name.
 pub(crate) fn has(stream: &StreamSchema, name: &str) -> bool {
     stream.arrow.index_of(name).is_ok()

@@ -5,7 +5,7 @@ mod halves;
 mod tests;
 
 use super::codec::{CodecError, Reader, Writer};
-use super::common::{Mistakes, ORIGINS, Origin, broken, columns_of, even, micros, plain};
+use super::common::{Mistakes, ORIGINS, Origin, broken, columns_of, even, micros, plain, text_of_one};
 use super::keyed::{Expiry, Horizon, KeyPrepare, in_log_order, keys_of};
 use super::keys::{KeyCodec, can_be_key, hash, hash_wide};
 use super::map::column_name;
@@ -193,6 +193,10 @@ impl Step for CountWithin {
     fn key_columns(&self, _: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
         let own = std::iter::once(schema::KEY.to_owned()).collect();
         vec![own, self.by.iter().map(|(name, _)| name.clone()).collect()]
+    }
+
+    fn key_texts(&self, _: &BTreeSet<String>) -> BTreeSet<String> {
+        text_of_one(&self.by)
     }
 
     fn describe(&self) -> Vec<String> {

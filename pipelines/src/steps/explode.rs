@@ -8,6 +8,7 @@ use crate::step::{FieldDoc, Step, StepContext, StepKind};
 use arrow::array::{Array, LargeListArray, ListArray, UInt32Array};
 use arrow::datatypes::{DataType, Field};
 use quikflow_topics::diagnostics::Diagnostic;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The kind.
@@ -119,6 +120,11 @@ impl Step for Explode {
 
     fn passes_through(&self) -> bool {
         true
+    }
+
+    /// The input's, but for the column in whose place the elements stand.
+    fn key_columns(&self, input: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
+        input.iter().filter(|set| !set.contains(&self.column)).cloned().collect()
     }
 
     fn describe(&self) -> Vec<String> {

@@ -89,6 +89,11 @@ impl Step for Rekey {
         vec![own, self.key.columns.iter().cloned().collect()]
     }
 
+    fn key_texts(&self, _: &BTreeSet<String>) -> BTreeSet<String> {
+        let text = self.key.column().filter(|_| self.key.data_type == DataType::Utf8);
+        std::iter::once(schema::KEY.to_owned()).chain(text.cloned()).collect()
+    }
+
     fn describe(&self) -> Vec<String> {
         vec![format!("key = {}", self.key.text)]
     }

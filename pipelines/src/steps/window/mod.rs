@@ -18,7 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use super::common::{Mistakes, columns_of, even, micros, plain};
+use super::common::{Mistakes, columns_of, even, micros, plain, text_of_one};
 use super::halves::halves;
 use super::keys::{KeyCodec, can_be_key};
 use super::map::column_name;
@@ -253,6 +253,10 @@ impl Step for WindowStep {
     fn key_columns(&self, _: &[BTreeSet<String>]) -> Vec<BTreeSet<String>> {
         let own = std::iter::once(schema::KEY.to_owned()).collect();
         vec![own, self.groups.iter().map(|(name, _)| name.clone()).collect()]
+    }
+
+    fn key_texts(&self, _: &BTreeSet<String>) -> BTreeSet<String> {
+        text_of_one(&self.groups)
     }
 
     fn describe(&self) -> Vec<String> {
