@@ -173,6 +173,21 @@ fn r19_what_explode_puts_in_the_keys_place_is_no_key() {
 }
 
 #[test]
+fn r12_state_of_another_division_is_refused() {
+    let joined = "[[topology]]\nname = \"j\"\nfrom = \"messages\"\nsteps = [ { join = { table = \"members\", on = \"payload.user\", \
+                  table_on = \"payload.user\", select = { seen = \"payload.channel\" } }, name = \"j\" } ]\nto = \"js\"";
+    let plan = planned(joined);
+    let topology = &plan.topologies[0];
+    let [whole, divided] = [false, true].map(|divided| fingerprint(topology, divided));
+    assert_eq!((compatible(topology, false, &whole), compatible(topology, true, &divided)), (Ok(()), Ok(())));
+    let mistakes = compatible(topology, true, &whole).unwrap_err();
+    assert!(mistakes[0].contains("what each share of the work holds of the tables of topology `j` is new"), "{}", mistakes[0]);
+    let mut other = divided;
+    other.values_mut().for_each(|print| *print = print.replace("all of", "some of"));
+    assert_eq!(compatible(topology, true, &other).unwrap_err().len(), 1);
+}
+
+#[test]
 fn r13_a_sink_key_determines_the_topic_key() {
     let with_sink = |key: &str| {
         let sink = format!("[[sink]]\nname = \"s\"\nfrom = \"counts\"\nstore = \"clickhouse\"\nkey = {key}");
