@@ -74,6 +74,8 @@ pub struct DeadRow {
     pub path: Option<String>,
     /// For people.
     pub message: String,
+    /// The row itself as JSON, where a step made it of many records and no topic holds it.
+    pub row: Option<String>,
 }
 
 /// A record that came too late for its window; the engine copies the whole record to the late topic.
@@ -98,6 +100,8 @@ pub struct Emit {
     pub late: Vec<LateRow>,
     /// Fates of the records taken in; operators add to it. `dead` and `late` are counted here too.
     pub counts: Counts,
+    /// No topic holds the rows taken in: failures bear them.
+    pub made: bool,
 }
 
 impl Emit {

@@ -19,6 +19,7 @@ use quikflow_topics::ids::{EventTime, Offset, PartitionId};
 use quikflow_topics::schema::OFFSET;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Gathers epochs in their order; holds the running accounts.
 pub struct Gatherer {
@@ -228,7 +229,11 @@ impl Gatherer {
     fn dead_letter_id(&self, topology: usize, node: usize, row: &DeadRow) -> String {
         let plan = &self.graph.topologies[topology].plan;
         let topic = &plan.sources[row.source as usize].topic.name;
-        format!("step:{}:{}:{topic}:{}:{}", plan.name, plan.nodes[node].name, row.partition, row.offset)
+        let (topology, step) = (&plan.name, &plan.nodes[node].name);
+        match &row.row {
+            Some(made) => format!("step:{topology}:{step}:row:{:016x}", xxh3_64(made.as_bytes())),
+            None => format!("step:{topology}:{step}:{topic}:{}:{}", row.partition, row.offset),
+        }
     }
 
     fn dead_letter(
@@ -243,9 +248,9 @@ impl Gatherer {
         let plan = &self.graph.topologies[topology].plan;
         let topic = &plan.sources[row.source as usize].topic;
         let place = Origin { topic: topic.name.clone(), partition: row.partition, offset: row.offset };
-        let (origin, bytes) = match plan.made_before(node) {
-            true => (None, Vec::new()),
-            false => {
+        let (origin, bytes) = match row.row {
+            Some(made) => (None, made.into_bytes()),
+            None => {
                 let records = self.records(topic, &[(row.partition, row.offset)], work)?;
                 match records.iter().find(|record| record.num_rows() > 0) {
                     Some(record) => (Some(place), super::original::canonical_json(topic, record)?),

@@ -354,7 +354,7 @@ impl Core {
         parcels: &mut Vec<Parcel>,
     ) -> Result<Vec<(usize, Rows)>, EngineError> {
         self.books(epoch, topology).steps[node].inputs[input].input += rows.batch.num_rows() as u64;
-        let mut emit = Emit::default();
+        let mut emit = Emit { made: self.graph.topologies[topology].made[node], ..Emit::default() };
         match &mut self.operators[topology][node] {
             Operator::Stateless(operator) => operator.on_rows(rows, &mut emit)?,
             Operator::Keyed { prepare, .. } => prepare[input].on_rows(rows, &mut emit)?,

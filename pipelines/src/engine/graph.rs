@@ -55,6 +55,8 @@ pub struct TopologyGraph {
     pub followers: BTreeMap<PortKey, Vec<Target>>,
     /// Of each node: its level when it is keyed (from 1), 0 when it is stateless.
     pub levels: Vec<usize>,
+    /// Of each node: whether the rows that come to it were made by a step before it, of many records.
+    pub made: Vec<bool>,
 }
 
 /// All topologies' connections.
@@ -160,5 +162,6 @@ fn connect(plan: &Arc<TopologyPlan>, keyed: &[bool]) -> TopologyGraph {
     for (index, output) in plan.outputs.iter().enumerate() {
         followers.entry(output.from.into()).or_default().push(Target::Output(index));
     }
-    TopologyGraph { plan: plan.clone(), stored_as: plan.name.clone(), share: None, followers, levels }
+    let made = (0..plan.nodes.len()).map(|node| plan.made_before(node)).collect();
+    TopologyGraph { plan: plan.clone(), stored_as: plan.name.clone(), share: None, followers, levels, made }
 }

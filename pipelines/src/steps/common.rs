@@ -10,11 +10,13 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast_with_options, concat, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
 use datafusion::error::DataFusionError;
 use quikflow_topics::declaration::{Node, Table};
 use quikflow_topics::diagnostics::Diagnostic;
 use quikflow_topics::ids::{Offset, PartitionId};
 use quikflow_topics::schema;
+use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -89,6 +91,7 @@ pub(crate) fn evaluate(step: &str, exprs: &[&Expr], rows: Rows, emit: &mut Emit)
             code: code(error).to_owned(),
             path: None,
             message: format!("`{text}` failed: {}", first_line(error)),
+            row: emit.made.then(|| row_json(&rows.batch, *row)),
         });
     }
     let failed: std::collections::BTreeSet<usize> = failures.iter().map(|(row, _, _)| *row).collect();
@@ -103,6 +106,23 @@ pub(crate) fn evaluate(step: &str, exprs: &[&Expr], rows: Rows, emit: &mut Emit)
         });
     }
     Ok((Rows { source: rows.source, batch }, arrays))
+}
+
+/// A row's own columns as JSON, as far as later steps read them.
+pub(crate) fn row_json(batch: &RecordBatch, row: usize) -> String {
+    let schema = batch.schema();
+    let own = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| !field.name().starts_with('_'));
+    let cells = own.map(|(field, column)| {
+        let text = array_value_to_string(column, row).unwrap_or_default();
+        let plain = field.data_type().is_numeric() || *field.data_type() == DataType::Boolean;
+        let value = match plain.then(|| serde_json::from_str(&text)) {
+            _ if column.is_null(row) => Json::Null,
+            Some(Ok(value)) => value,
+            _ => Json::String(text),
+        };
+        (field.name().clone(), value)
+    });
+    Json::Object(cells.collect()).to_string()
 }
 
 /// Halves the rows until those that fail stand alone.

@@ -131,6 +131,7 @@ pub(crate) fn no_piece(source: u32, partition: PartitionId, offset: Offset) -> D
         code: "piece".to_owned(),
         path: Some(PIECE.to_owned()),
         message: "not a piece that this version combined, or a damaged one".to_owned(),
+        row: None,
     }
 }
 

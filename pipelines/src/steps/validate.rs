@@ -1,6 +1,6 @@
 //! `validate`: records that break a rule become dead letters.
 
-use super::common::{Mistakes, Origin, broken, columns_of, condition, evaluate, is_true};
+use super::common::{Mistakes, Origin, broken, columns_of, condition, evaluate, is_true, row_json};
 use crate::expr::{Expr, StreamSchema};
 use crate::operator::{DeadRow, Emit, Operator, OperatorError, Rows, Stateless};
 use crate::step::{FieldDoc, Step, StepContext, StepKind};
@@ -145,6 +145,7 @@ impl Stateless for Validate {
                 code: self.code.clone(),
                 path: self.path.clone(),
                 message: self.message.clone(),
+                row: emit.made.then(|| row_json(&rows.batch, row)),
             });
         }
         let batch = filter_record_batch(&rows.batch, &good).map_err(|e| broken(&self.name, e))?;

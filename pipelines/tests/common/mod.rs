@@ -104,6 +104,7 @@ impl Stateless for LuckOperator {
                 code: "unlucky".to_owned(),
                 path: Some("n".to_owned()),
                 message: "13 brings no luck".to_owned(),
+                row: None,
             });
         }
         let kept = filter_record_batch(&rows.batch, &keep).unwrap();
