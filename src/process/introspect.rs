@@ -13,7 +13,7 @@ use quikflow_topics::brokers::embedded::EmbeddedBroker;
 use quikflow_topics::catalogue::{SinkSpec, TopicSpec};
 use quikflow_topics::clock::SharedClock;
 use quikflow_topics::ids::PartitionId;
-use quikflow_topics::share::{Work, stored_as};
+use quikflow_topics::share::{Work, note_last, stored_as};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -103,8 +103,7 @@ impl Inside {
             let offsets = self.broker.group_offsets(&stored_as(&format!("topology:{topology}"), share))?;
             for partition in (0..topic.partitions).map(PartitionId) {
                 let next = offsets.get(&(topic.name.clone(), partition)).copied().unwrap_or_default();
-                let least = all.entry(partition).or_insert(next);
-                *least = next.min(*least);
+                note_last(&mut all, partition, next);
             }
         }
         Ok(all)

@@ -5,7 +5,9 @@
 //! share. What it left behind there is stored under its name, `@` and the share, so it follows the
 //! share to whichever process has it.
 
+use crate::ids::Offset;
 use crate::partitioner::murmur2;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What several processes divide among them.
@@ -48,6 +50,12 @@ pub fn stored_as(topology: &str, share: u32) -> String {
 pub fn share_of(stored: &str) -> (&str, u32) {
     let found = stored.rsplit_once('@').and_then(|(name, share)| Some((name, share.parse().ok()?)));
     found.unwrap_or((stored, 0))
+}
+
+/// Notes how far a share has come somewhere: of what several shares read, the last of them says.
+pub fn note_last<P: Ord>(places: &mut BTreeMap<P, Offset>, place: P, next: Offset) {
+    let least = places.entry(place).or_insert(next);
+    *least = next.min(*least);
 }
 
 /// Hears which shares fall to this process. Calls come from one thread, one after the other.

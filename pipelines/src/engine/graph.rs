@@ -117,7 +117,7 @@ impl TopologyGraph {
     /// Whether it writes the dead letter of a row of this source: of a table whose rows all shares have, one of them does.
     pub fn speaks_of(&self, source: usize, partition: PartitionId) -> bool {
         let source = &self.plan.sources[source];
-        let all_have_it = self.share.is_some() && source.whole.as_ref().is_some_and(|whole| whole.kept.is_none());
+        let all_have_it = source.whole.as_ref().is_some_and(|whole| whole.kept.is_none());
         !all_have_it || self.own_partitions(source).contains(&partition.0)
     }
 

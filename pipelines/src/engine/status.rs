@@ -4,6 +4,7 @@ use super::EngineError;
 use super::books::TopologyBooks;
 use parking_lot::{Condvar, Mutex};
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
+use quikflow_topics::share::note_last;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -68,9 +69,7 @@ impl EngineStatus {
             for (topic, positions) in share.positions {
                 let known = all.positions.entry(topic).or_default();
                 for (partition, next) in positions {
-                    // What several shares read, the last of them says.
-                    let least = known.entry(partition).or_insert(next);
-                    *least = next.min(*least);
+                    note_last(known, partition, next);
                 }
             }
             all.lag += share.lag;

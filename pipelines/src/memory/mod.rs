@@ -18,7 +18,7 @@ use quikflow_topics::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterStatu
 use quikflow_topics::ids::{Epoch, EventTime, Offset, PartitionId};
 use quikflow_topics::partitioner::partition_of;
 use quikflow_topics::schema::{ARRIVAL_TIME, KEY, OFFSET, PARTITION};
-use quikflow_topics::share::{Work, share_of};
+use quikflow_topics::share::{Work, note_last, share_of};
 use reader::MemoryReader;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -344,8 +344,7 @@ impl Broker for MemoryBroker {
         let of = |name: &&String| *name == group || (self.shares > 1 && share_of(name).0 == group);
         let mut offsets = BTreeMap::new();
         for (place, next) in state.offsets.keys().filter(of).flat_map(|name| state.offsets[name].clone()) {
-            // What several shares read, the last of them says.
-            offsets.entry(place).and_modify(|least: &mut Offset| *least = next.min(*least)).or_insert(next);
+            note_last(&mut offsets, place, next);
         }
         Ok(offsets)
     }

@@ -14,7 +14,7 @@ use super::index::{Places, UNIT, read_places};
 use super::table::Table;
 use crate::broker::{BrokerError, TopologyFigures};
 use crate::ids::{Offset, PartitionId};
-use crate::share::share_of;
+use crate::share::{note_last, share_of};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What this process itself has committed, or taken over: no later than that are the topic's entries
@@ -83,9 +83,7 @@ impl Progress {
         let mut offsets = BTreeMap::new();
         for ((_, topic), places) in all {
             for (partition, next) in places {
-                // What several shares read, the last of them says.
-                let least = offsets.entry((topic.clone(), PartitionId(*partition))).or_insert(Offset(*next));
-                *least = Offset(*next).min(*least);
+                note_last(&mut offsets, (topic.clone(), PartitionId(*partition)), Offset(*next));
             }
         }
         offsets
